@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['FeatureBuilder', 'QuantileNormal', 'LoanEncoder', 'preprocessing']
 
-# %% ../nbs/core/preprocess.ipynb #b564c2bc
+# %% ../nbs/core/preprocess.ipynb #354ecd5a
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
