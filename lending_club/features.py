@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .schema import BY_NAME, COLUMNS, EMP_LENGTHS, SUB_GRADES
+from .schema import COLUMNS, EMP_LENGTHS, SUB_GRADES
 
 # %% ../nbs/02_features.ipynb #cc23d484
 def parse_each(

@@ -101,12 +101,12 @@ def study_name(
 def _storage(settings: Settings) -> optuna.storages.RDBStorage:
     uri = settings.optuna_storage
     sqlite = uri.startswith("sqlite:///")
-    if sqlite:
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
+        if sqlite:
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         arguments = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
         return optuna.storages.RDBStorage(uri, engine_kwargs=arguments)
-    except Exception as error:  # noqa: BLE001 - any database's own errors
+    except Exception as error:  # any database's own errors
         first_line = str(error).strip().split("\n")[0]
         raise SearchError(
             f"the study's database {without_password(uri)} cannot be opened ({first_line}): correct optuna_storage"

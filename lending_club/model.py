@@ -94,6 +94,9 @@ class EpochProgress(Callback):
         del self.bar_
 
 
+_SPLIT = ValidSplit(0.2, stratified=True, random_state=0)
+
+
 class LoanNet(NeuralNetBinaryClassifier):
     "A network as a scikit-learn classifier: float32 of shape (n, k) to probabilities of shape (n, 2)."
 
@@ -108,7 +111,7 @@ class LoanNet(NeuralNetBinaryClassifier):
         max_epochs: int = 60,  # passes over the training loans at most
         criterion=nn.BCEWithLogitsLoss,
         optimizer=torch.optim.AdamW,
-        train_split=ValidSplit(0.2, stratified=True, random_state=0),  # used only where no validation loans are given
+        train_split=_SPLIT,  # used only where no validation loans are given
         iterator_train__shuffle: bool = True,
         patience: int = 8,  # epochs without a better validation loss before training stops
         verbose: int = 0,

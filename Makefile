@@ -1,0 +1,61 @@
+# `make run` and `make test` do all set-up themselves; the rest is convenience around lending-club and nbdev.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-slow lint promote serve lab mlflow readme export
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (make PYTHON=python3.12 ...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## the environment in .venv, if it is not there yet
+
+run: $(STAMP)  ## raw loans to a registered candidate; the first one is promoted
+	$(BIN)/lending-club run
+	$(BIN)/lending-club promote --if-no-champion
+	@echo
+	@echo 'what next:'
+	@echo '  make serve                                          answer applications on 127.0.0.1:8000; then, elsewhere:'
+	@echo '  curl localhost:8000/predict -d @service/loan.json   ask about one'
+	@echo '  make mlflow                                         runs and models on 127.0.0.1:5000'
+	@echo '  make lab                                            the notebooks in JupyterLab'
+	@echo '  make promote                                        make the latest candidate the champion'
+
+test: $(STAMP)  ## every notebook and every test but the slow ones
+	$(BIN)/nbdev_test --do-print
+	$(BIN)/python -m pytest -m 'not slow and not stack'
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m 'slow'
+
+lint: $(STAMP)  ## ruff over notebooks and code
+	$(BIN)/ruff check .
+
+promote: $(STAMP)  ## candidate to champion
+	$(BIN)/lending-club promote
+
+serve: $(STAMP)  ## the API on 127.0.0.1:8000
+	$(BIN)/lending-club serve
+
+lab: $(STAMP)  ## JupyterLab
+	$(BIN)/jupyter lab
+
+mlflow: $(STAMP)  ## MLflow's pages on 127.0.0.1:5000, over the embedded database
+	$(BIN)/mlflow server --backend-store-uri sqlite:///var/mlflow.db --host 127.0.0.1 --port 5000
+
+export: $(STAMP)  ## notebooks to package; run after editing a notebook
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev-clean
+
+readme: $(STAMP)  ## README.md from nbs/index.ipynb, without Quarto
+	$(BIN)/python nbs/make_readme.py
