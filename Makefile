@@ -58,4 +58,6 @@ export: $(STAMP)  ## notebooks to package; run after editing a notebook
 	$(BIN)/nbdev-clean
 
 readme: $(STAMP)  ## README.md from nbs/index.ipynb, without Quarto
+	$(BIN)/nbdev-test nbs/index.ipynb --save
+	$(BIN)/nbdev-clean
 	$(BIN)/python nbs/make_readme.py

@@ -16,10 +16,16 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from traitlets.config import Config
+
 from .settings import LendingClubError, Settings, ensure_var, load_settings
 
-# %% ../nbs/core/cli.ipynb #e92f5579
+# %% ../nbs/core/cli.ipynb #350b8868
 STAGES = ("00_explore", "01_clean", "02_features", "03_hpo", "04_train")
+
+
+# A kernel talks to papermill through files that only this user can open, not through ports.
+_LOCAL = Config({"KernelManager": {"transport": "ipc"}})
 
 
 class StageError(LendingClubError):
@@ -61,7 +67,7 @@ def run_stages(
         known = papermill.inspect_notebook(source)
         own = {name: value for name, value in parameters.items() if name in known}
         try:
-            papermill.execute_notebook(source, target, own, cwd=settings.root, kernel_name="python3", progress_bar=True)
+            papermill.execute_notebook(source, target, own, cwd=settings.root, kernel_name="python3", config=_LOCAL)
         except PapermillExecutionError as error:
             shown = os.path.relpath(target)
             raise StageError(f"{stage} failed: {_notebook_error(error)} (executed notebook: {shown})") from error
@@ -102,7 +108,7 @@ def _parser(settings: Settings) -> argparse.ArgumentParser:
 
     promote = command("promote", "Make the candidate the champion; asks nothing.")
     once = "--if-no-champion"
-    promote.add_argument(once, action="store_true", help="only if there is no champion yet (default: promote)")
+    promote.add_argument(once, action="store_true", help="do nothing if there is one (default: promote)")
 
     serve = command("serve", "Answer applications over HTTP with the champion.")
     serve.add_argument("--host", dest="api_host", help=default("api_host"))
@@ -111,7 +117,8 @@ def _parser(settings: Settings) -> argparse.ArgumentParser:
     sample = command("sample", "Write a sample of loans in the raw layout.")
     sample.add_argument("file", metavar="FILE", help="where to; ends in .csv, .csv.gz or .parquet")
     sample.add_argument("--rows", type=int, default=settings.sample_rows, help="number of loans (default: %(default)s)")
-    sample.add_argument("--seed", type=int, default=settings.seed, help="the same seed gives the same bytes (default: %(default)s)")
+    same = "the same seed gives the same bytes (default: %(default)s)"
+    sample.add_argument("--seed", type=int, default=settings.seed, help=same)
     return parser
 
 

@@ -80,10 +80,10 @@ def reference_distributions(
             inputs[name] = _numbers(parse_month(values)) if kind == "month" else _shares(values)
     return {"steps": STEPS.round(2).tolist(), "inputs": inputs, "score": _numbers(np.asarray(score, dtype=float))}
 
-# %% ../nbs/core/export.ipynb #bf48b41c
+# %% ../nbs/core/export.ipynb #987ca716
 def always_present(
     loans,  # the training loans, raw columns
-    columns,  # names of the raw input columns
+    columns,  # names of the raw columns that the model uses
     share: float = 0.99,  # share of the loans that must have a column
 ) -> list[str]:
     "The columns that practically every training loan had."

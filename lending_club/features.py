@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DERIVED', 'NUMERIC_FEATURES', 'parse_each', 'parse_term', 'parse_emp_length', 'parse_month', 'parse_sub_grade',
            'RawColumns', 'income', 'dti_combined', 'installment', 'ratio', 'log_money', 'months_between', 'Feature',
-           'category_features', 'derive']
+           'category_features', 'derive', 'columns_read']
 
 # %% ../nbs/02_features.ipynb #9ac3e15a
 import math
@@ -252,3 +252,30 @@ def derive(
         known = {v: " ".join(v.split()) if isinstance(v, str) and v.strip() else None for v in set(texts.tolist())}
         features[name] = np.array([known[v] for v in texts.tolist()], dtype=object)
     return features
+
+# %% ../nbs/02_features.ipynb #f49f969e
+class _Watched(RawColumns):
+    "Columns that are all missing, and remember which of them were asked for."
+
+    def __init__(self):
+        super().__init__({}, 1)
+        self.asked: set[str] = set()
+
+    def number(self, name: str) -> np.ndarray:
+        self.asked.add(name)
+        return super().number(name)
+
+    def text(self, name: str) -> np.ndarray:
+        self.asked.add(name)
+        return super().text(name)
+
+
+def columns_read(
+    features,  # names of features
+) -> set[str]:
+    "The raw columns that these features are made from."
+    watched = _Watched()
+    for feature in NUMERIC_FEATURES:
+        if feature.name in features:
+            feature.make(watched)
+    return watched.asked | set(category_features(use_addr_state=True)).intersection(features)

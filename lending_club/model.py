@@ -166,11 +166,15 @@ class LoanNet(NeuralNetBinaryClassifier):
         "Probabilities of good and bad, shape (n, 2)."
         return super().predict_proba(_matrix(X))
 
-    def to_cpu(self):
-        "Move the trained network to the CPU, where it is served."
+    def finish(self):
+        "Keep what predicting needs, on the CPU: no second copy of the weights, no losses of single batches."
         self.device = "cpu"
         self.module_.to("cpu")
         self.criterion_.to("cpu")
+        self.optimizer_.state.clear()
+        self.callbacks_ = []
+        for epoch in self.history_:
+            epoch["batches"] = []
         return self
 
 

@@ -41,10 +41,10 @@ class Column:
     def allowed(self) -> str:
         "What a value may be, in words."
         if self.kind == "number":
-            return f"a number from {self.minimum:,g} to {self.maximum:,g}{' ' + self.unit if self.unit else ''}"
+            return f"a number from {self.minimum:,.0f} to {self.maximum:,.0f}{' ' + self.unit if self.unit else ''}"
         if self.kind == "month":
             return "a month written like Dec-2015"
-        return f"one of {', '.join(self.values)}" if self.values else "a text"
+        return f"one of {', '.join(value.strip() for value in self.values)}" if self.values else "a text"
 
 # %% ../nbs/core/schema.ipynb #f6431f6c
 FORM = "stated in the application"

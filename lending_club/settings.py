@@ -156,9 +156,12 @@ def _throwaway_folder() -> Path:
 
 
 def throwaway_settings(
+    fresh: bool = False,  # begin with an empty folder rather than with what this process has left there
     **overrides,  # settings that differ
 ) -> Settings:
     "Settings of a small run whose every trace is deleted when this process ends."
+    if fresh:
+        _throwaway_folder.cache_clear()
     root = _throwaway_folder()
     small = Settings(
         root=root,

@@ -30,7 +30,7 @@ from lending_club.export import (
     reference_distributions,
     write_bundle,
 )
-from .features import parse_sub_grade
+from .features import columns_read, parse_sub_grade
 from .hpo import DEFAULTS, best_parameters, make_net
 from .model import LoanNet, assemble
 from .preprocess import application_frame, preprocessing
@@ -55,7 +55,7 @@ def fit_pipeline(
         prepare.transform(splits.validation),
         splits.validation["default"],
     )
-    return assemble(prepare, net.to_cpu(), splits.calibration, splits.calibration["default"]), net
+    return assemble(prepare, net.finish(), splits.calibration, splits.calibration["default"]), net
 
 # %% ../nbs/04_train.ipynb #18af3d8c
 def baselines(
@@ -104,6 +104,9 @@ def model_card(
 ) -> dict:
     "Everything that a version should be able to say about itself."
     columns = pipeline_columns(settings.use_addr_state)
+    encoder = pipeline["encode"]
+    read = columns_read([*encoder.numeric_, *encoder.categorical_])
+    used = [name for name in columns if name in read]
     left_out = ("root", "mlflow_tracking_uri", "optuna_storage", "api_host", "api_port", "poll_interval", "var_dir")
     return {
         "package_version": lending_club.__version__,
@@ -121,9 +124,10 @@ def model_card(
         "inputs": {
             "columns": list(columns),
             "required": list(REQUIRED_IN_APPLICATION),
-            "always_present": always_present(splits.train, columns),
+            "used": used,
+            "always_present": always_present(splits.train, used),
         },
-        "dropped_features": pipeline["encode"].dropped_,
+        "dropped_features": encoder.dropped_,
     }
 
 # %% ../nbs/04_train.ipynb #02160ec4

@@ -1,0 +1,96 @@
+"""The whole chain on a real file: run, promote, serve, curl. What the README's table was measured with.
+
+    python benchmarks/chain.py ../shared/data/accepted_2007_to_2011.csv.gz
+
+Works in a temporary folder, so that it touches nobody's registry; writes benchmarks/results/chain.json.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+SHOWN = ("roc_auc", "pr_auc", "ks", "brier", "log_loss", "ece")
+
+
+def wait_for_champion(url: str, seconds: float = 90):
+    "Return when the service is ready; raise `TimeoutError` if it is not in time."
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{url}/ready", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise TimeoutError(f"{url} did not become ready within {seconds} s")
+
+
+def ask(url: str, application: dict) -> dict:
+    "The service's answer."
+    request = urllib.request.Request(f"{url}/predict", json.dumps(application).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a file of real loans, 2007 to 2011")
+    parser.add_argument("--train-end", default="2010-07-01")
+    parser.add_argument("--val-end", default="2011-01-01")
+    options = parser.parse_args()
+    command = Path(sys.executable).with_name("lending-club")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "nbs", Path(folder, "nbs"))
+        shutil.copy(ROOT / "settings.ini", folder)
+        environment = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "DATA_PATH", "MLFLOW_TRACKING_URI")}
+
+        def call(*words):
+            start = time.perf_counter()
+            subprocess.run([command, *words], cwd=folder, env=environment, check=True)
+            return time.perf_counter() - start
+
+        dates = ("--train-end", options.train_end, "--val-end", options.val_end)
+        seconds = call("run", "--data", str(options.data.resolve()), *dates)
+        call("promote")
+        card = json.loads(next(Path(folder, "var", "artifacts").rglob("card.json")).read_text())
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        server = subprocess.Popen([command, "serve", "--port", str(port)], cwd=folder, env=environment)
+        try:
+            wait_for_champion(f"http://127.0.0.1:{port}")
+            answer = ask(f"http://127.0.0.1:{port}", json.loads((ROOT / "service" / "loan.json").read_text()))
+        finally:
+            server.terminate()
+            server.wait(30)
+    metrics = pd.DataFrame.from_dict(card["metrics"], orient="index")
+    table = metrics[list(SHOWN)].rename(columns=lambda c: c.replace("_", "-").replace("roc-auc", "ROC-AUC").replace("pr-auc", "PR-AUC"))
+    result = {
+        "data": options.data.name,
+        "split": {"train_end": options.train_end, "val_end": options.val_end},
+        "splits": card["splits"],
+        "run_seconds": round(seconds, 1),
+        "metrics": card["metrics"],
+        "answer": answer,
+        "table": table.rename(columns={"ks": "KS", "brier": "Brier", "ece": "ECE"}).to_markdown(floatfmt=".4f"),
+    }
+    target = HERE / "results" / "chain.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    print(result["table"])
+    print(f"pipeline: {seconds:.0f} s; answer: {json.dumps(answer)}")
+
+
+if __name__ == "__main__":
+    main()
