@@ -22,7 +22,7 @@ import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-SHOWN = ("roc_auc", "pr_auc", "ks", "brier", "log_loss", "ece")
+SHOWN = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "ks": "KS", "brier": "Brier", "log_loss": "log-loss", "ece": "ECE"}
 
 
 def wait_for_champion(url: str, seconds: float = 90):
@@ -75,7 +75,7 @@ def main():
             server.terminate()
             server.wait(30)
     metrics = pd.DataFrame.from_dict(card["metrics"], orient="index")
-    table = metrics[list(SHOWN)].rename(columns=lambda c: c.replace("_", "-").replace("roc-auc", "ROC-AUC").replace("pr-auc", "PR-AUC"))
+    table = metrics[list(SHOWN)].rename(columns=SHOWN)
     result = {
         "data": options.data.name,
         "split": {"train_end": options.train_end, "val_end": options.val_end},
@@ -83,7 +83,7 @@ def main():
         "run_seconds": round(seconds, 1),
         "metrics": card["metrics"],
         "answer": answer,
-        "table": table.rename(columns={"ks": "KS", "brier": "Brier", "ece": "ECE"}).to_markdown(floatfmt=".4f"),
+        "table": table.to_markdown(floatfmt=".4f"),
     }
     target = HERE / "results" / "chain.json"
     target.parent.mkdir(exist_ok=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'ACCENT', 'MUTED', 'EvaluationError', 'ks_statistic', 'calibration_bins', 'expected_calibration_error',
-           'best_f1_threshold', 'evaluate', 'plot_evaluation']
+           'wilson_interval', 'best_f1_threshold', 'evaluate', 'plot_evaluation']
 
 # %% ../nbs/core/evaluate.ipynb #dc3983f0
 import numpy as np
@@ -73,6 +73,19 @@ def expected_calibration_error(
     table = calibration_bins(y, p, bins)
     return float(np.average((table["mean_pd"] - table["bad_rate"]).abs(), weights=table["loans"]))
 
+# %% ../nbs/core/evaluate.ipynb #3e40b084
+def wilson_interval(
+    bad: np.ndarray,  # shape (k,), number of bad loans
+    n: np.ndarray,  # shape (k,), number of loans
+    z: float = 1.959964,  # normal quantile; 95 % by default
+) -> tuple[np.ndarray, np.ndarray]:  # lower and upper bounds, shape (k,)
+    "Interval of a proportion. Source: Wilson, J. Am. Stat. Assoc. 22 (1927), 209-212."
+    n = np.asarray(n, dtype=float)
+    rate = np.asarray(bad) / n
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return centre - half, centre + half
+
 # %% ../nbs/core/evaluate.ipynb #efbf8b0b
 def best_f1_threshold(
     y,  # shape (n,), 1 bad, 0 good; at least one is bad
@@ -113,6 +126,7 @@ def evaluate(
     if threshold is not None:
         bad = p >= threshold
         result |= {
+            "threshold": threshold,
             "f1": f1_score(y, bad, zero_division=0),
             "precision": precision_score(y, bad, zero_division=0),
             "recall": recall_score(y, bad, zero_division=0),
@@ -142,12 +156,13 @@ def plot_evaluation(
     roc.set(xlabel="share of good loans flagged", ylabel="share of bad loans flagged", title="Ranking", aspect="equal")
     roc.legend(frameon=False, loc="lower right")
     bins = calibration_bins(y, p)
-    half = 1.96 * np.sqrt(bins["bad_rate"] * (1 - bins["bad_rate"]) / bins["loans"])
-    calibration.errorbar(bins["mean_pd"] * 100, bins["bad_rate"] * 100, yerr=half * 100, fmt="o", color=INK, ecolor=MUTED, ms=4)
-    top = 105 * max(bins["mean_pd"].max(), (bins["bad_rate"] + half).max())
+    rate, mean = bins["bad_rate"] * 100, bins["mean_pd"] * 100
+    low, high = (100 * bound for bound in wilson_interval(bins["bad_rate"] * bins["loans"], bins["loans"]))
+    calibration.errorbar(mean, rate, yerr=[(rate - low).clip(0), high - rate], fmt="o", color=INK, ecolor=MUTED, ms=4)
+    top = 1.05 * max(mean.max(), high.max())
     calibration.plot([0, top], [0, top], color=MUTED, lw=1)
     calibration.set(xlabel="mean PD of the tenth (%)", ylabel="bad rate (%), 95 % interval", title="Calibration")
-    edges = np.linspace(0, max(np.quantile(p, 0.999), threshold) * 100, 40)
+    edges = np.linspace(0, max(np.quantile(p, 0.999), threshold) * 100, 40 if len(p) > 2_000 else 16)
     for value, name, color in ((0, "good", INK), (1, "bad", ACCENT)):
         spread.hist(p[y == value] * 100, edges, density=True, histtype="step", color=color, label=name, lw=1.5)
     spread.axvline(threshold * 100, color="black", lw=1, ls=":", label=f"threshold {threshold * 100:.1f} %")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import optuna
 from sklearn.metrics import log_loss, roc_auc_score
+from tqdm import tqdm
 
 from .clean import Splits, load_clean, temporal_split
 from .model import LoanNet, resolve_device
@@ -133,11 +134,15 @@ def search(
     train, validation = splits.train, splits.validation
     matrices = (prepare.transform(train), train["default"], prepare.transform(validation), validation["default"])
     with record_run(settings, client, "search", tags={"study": study.study_name, "data_hash": data_hash}):
-        study.optimize(
-            lambda trial: objective(trial, matrices, settings, client),
-            n_trials=settings.trials - done,
-            show_progress_bar=settings.trials - done > 1,
-        )
+        with tqdm(total=settings.trials, initial=done, desc="search", unit=" trials", delay=2) as bar:
+
+            def show(study, trial):
+                bar.set_postfix(best_log_loss=f"{study.best_value:.4f}", refresh=False)
+                bar.update()
+
+            study.optimize(
+                lambda trial: objective(trial, matrices, settings, client), n_trials=settings.trials - done, callbacks=[show]
+            )
     return study
 
 # %% ../nbs/03_hpo.ipynb #794e2da8

@@ -30,7 +30,8 @@ def compare_versions(
         metrics = {k.removeprefix("test_"): float(v) for k, v in version.tags.items() if k.startswith("test_")}
         plain = {k: version.tags.get(k, "unknown")[:12] for k in ("data_hash", "commit", "package_version")}
         created = pd.to_datetime(version.creation_timestamp, unit="ms").strftime("%Y-%m-%d %H:%M")
-        return {"version": str(version.version), "registered (UTC)": created, **metrics, **plain}
+        threshold = {"threshold": float(version.tags["threshold"])} if "threshold" in version.tags else {}
+        return {"version": str(version.version), "registered (UTC)": created, **metrics, **threshold, **plain}
 
     table = pd.DataFrame({"candidate": facts(candidate), "champion": facts(champion)}, dtype=object)
     order = [*facts(candidate), *(k for k in facts(champion) if k not in facts(candidate))]

@@ -171,7 +171,7 @@ def train(
                 "package_version": card["package_version"],
                 "seed": settings.seed,
                 "threshold": pipeline[-1].threshold,
-                **{f"test_{k}": v for k, v in metrics.loc["network"].items()},
+                **{f"test_{k}": v for k, v in metrics.loc["network"].items() if k != "threshold"},
             }
             version = register_candidate(
                 settings, client, pipeline, columns, application_frame([example["application"]], columns), files,

@@ -1,0 +1,146 @@
+"""What the tests share: a project folder of their own, the command line, and the real loans where they are."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from lending_club.settings import Settings, load_settings
+
+REPO = Path(__file__).resolve().parent.parent
+COMMAND = Path(sys.executable).with_name("lending-club")
+SMALL = "sample_rows = 5000\nepochs = 3\npoll_interval = 0.3\n"
+
+
+def clean_environment(**extra) -> dict:
+    "This process' environment without anything that would change a run's settings."
+    ours = {f.name.upper() for f in fields(Settings)} | {"IN_TEST"}
+    return {k: v for k, v in os.environ.items() if k not in ours} | extra
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch):
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+
+
+def make_project(folder: Path, settings: str = SMALL) -> Path:
+    "A project root with the repository's notebooks and small settings."
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.ini").write_text(f"[lending_club]\n{settings}")
+    (folder / "nbs").symlink_to(REPO / "nbs")
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    "A project root of its own, which is also the working directory."
+    monkeypatch.chdir(make_project(tmp_path / "project"))
+    return Path.cwd()
+
+
+@pytest.fixture
+def settings(project) -> Settings:
+    return load_settings()
+
+
+def lending_club(*words, cwd, timeout=300, **environment):
+    "Run the command line; returns the completed process."
+    environment = clean_environment(**environment)
+    return subprocess.run([COMMAND, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def last_error(done) -> str:
+    "The one line of an error on stderr, checked to be one: status 1, no traceback."
+    assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.replace("\r", "\n").split("\n") if line.startswith("lending-club: ")]
+    assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0]), done.stderr
+    return lines[0]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def wait_until(condition, seconds: float = 60, what: str = "the condition"):
+    "Return `condition()` once it is true."
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        result = condition()
+        if result:
+            return result
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not come true within {seconds} s")
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def process(*words, cwd, log: Path, **environment):
+    "A process of ours, ended by its own id at the end of the block."
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            list(map(str, words)), cwd=cwd, env=clean_environment(**environment), stdout=output, stderr=output
+        )
+        try:
+            yield running
+        finally:
+            running.terminate()
+            try:
+                running.wait(20)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait(10)
+
+
+@contextmanager
+def service(cwd, tmp_path, **environment):
+    "`lending-club serve` on a free port; yields its URL once it listens."
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    log = tmp_path / f"serve-{port}.log"
+    with process(COMMAND, "serve", "--port", port, cwd=cwd, log=log, **environment):
+        wait_until(lambda: answers(f"{url}/health"), what=f"the service's start ({log})")
+        yield url
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    "The folder with real loans, in Lending Club's layout."
+    folder = Path(os.environ.get("LENDING_CLUB_REAL_DATA", REPO.parent / "shared" / "data"))
+    if not (folder / "accepted_2007_to_2011.csv.gz").is_file():
+        pytest.skip(f"no real loans in {folder}; LENDING_CLUB_REAL_DATA names another folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    "A PostgreSQL server of our own on a free port; yields its URI without a database name."
+    initdb = shutil.which("initdb")
+    if initdb is None:
+        pytest.skip("PostgreSQL's initdb is not on this machine")
+    folder = tmp_path_factory.mktemp("postgres") / "data"
+    done = subprocess.run([initdb, "-D", folder, "-U", "test", "-A", "trust", "-E", "UTF8"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"initdb cannot make a database here: {done.stderr.strip()[-200:]}")
+    port = free_port()
+    pg_ctl = Path(initdb).with_name("pg_ctl")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    subprocess.run([pg_ctl, "-D", folder, "-w", "-l", folder / "log", "-o", options, "start"], check=True, capture_output=True)
+    yield f"postgresql://test@127.0.0.1:{port}"
+    subprocess.run([pg_ctl, "-D", folder, "-m", "immediate", "stop"], check=True, capture_output=True)

@@ -1,0 +1,210 @@
+"""The command line: the whole chain on a small sample, and what it says when something is wrong."""
+
+import gzip
+import json
+import signal
+import socket
+import sys
+
+import nbformat
+import pytest
+from conftest import COMMAND, REPO, last_error, lending_club, make_project, process, wait_until
+
+from lending_club.cli import STAGES
+from lending_club.promote import promote
+from lending_club.registry import connect, experiment_id, version_by_alias
+from lending_club.sample import draw, write_sample
+from lending_club.settings import load_settings
+from lending_club.train import train
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    "A project in which `lending-club run` has ended, and what it said."
+    folder = make_project(tmp_path_factory.mktemp("ran") / "project")
+    done = lending_club("run", "--seed", 7, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_run_ends_with_a_candidate(ran):
+    folder, done = ran
+    assert "candidate: version 1" in done.stdout and "roc_auc" in done.stdout
+    executed = sorted(p.stem for p in (folder / "var" / "runs").rglob("*.ipynb"))
+    assert executed == list(STAGES)
+    settings = load_settings(folder)
+    client = connect(settings)
+    candidate = version_by_alias(settings, client, "candidate")
+    assert str(candidate.version) == "1"
+    assert version_by_alias(settings, client, "champion") is None
+    assert {p.name for p in folder.iterdir()} == {"nbs", "settings.ini", "var"}, "a run writes outside var"
+    runs = client.search_runs([experiment_id(settings, client)])
+    assert {r.info.run_name: r.info.status for r in runs} == {k: "FINISHED" for k in ("search", "trial 0", "train")}
+
+
+def test_a_version_says_where_it_comes_from(ran):
+    folder, _ = ran
+    settings = load_settings(folder)
+    client = connect(settings)
+    candidate = version_by_alias(settings, client, "candidate")
+    (path,) = (folder / "var" / "artifacts").rglob("card.json")
+    card = json.loads(path.read_text())
+    assert card["seeds"] == {"sampling, search and training": 7}
+    assert card["settings"]["seed"] == 7 and card["settings"]["train_end"] == "2016-01-01"
+    assert set(card["splits"]) == {"train", "validation", "calibration", "test"}
+    assert all(part["loans"] > 0 and part["from"] <= part["to"] for part in card["splits"].values())
+    assert card["data_hash"] == candidate.tags["data_hash"] and len(card["data_hash"]) == 64
+    assert {"commit", "package_version", "threshold", "test_roc_auc", "sha256.card.json"} <= set(candidate.tags)
+    assert not any("uri" in name or "storage" in name for name in card["settings"]), "a URI may hold a password"
+    reference = json.loads(path.with_name("reference.json").read_text())
+    assert set(reference["inputs"]) == set(card["inputs"]["columns"]) - {"issue_d"}
+    assert len(reference["score"]["quantiles"]) == 21
+    assert set(card["metrics"]) == {"network", "sub-grade alone", "logistic regression"}
+    assert {"roc_auc", "pr_auc", "ks", "brier", "ece", "approval_rate", "accepted_bad_rate"} <= set(card["metrics"]["network"])
+
+
+def test_promote_moves_the_alias_and_shows_both(ran):
+    folder, _ = ran
+    first = lending_club("promote", "--if-no-champion", cwd=folder)
+    assert first.returncode == 0 and "champion: version 1" in first.stdout and "roc_auc" in first.stdout
+    kept = lending_club("promote", "--if-no-champion", cwd=folder)
+    assert kept.returncode == 0 and "version 1 stays champion" in kept.stdout
+    assert "version 1 is champion already: train one first" in last_error(lending_club("promote", cwd=folder))
+
+
+def test_the_same_seed_gives_the_same_metrics(settings):
+    first, second = train(settings), train(settings)
+    assert first.card["metrics"] == second.card["metrics"]
+    assert first.card["threshold"] == second.card["threshold"]
+    assert (int(first.version), int(second.version)) == (1, 2)
+
+
+def test_papermill_runs_a_stage_alone_from_anywhere(project):
+    out = project / "elsewhere" / "out.ipynb"
+    out.parent.mkdir()
+    papermill = [sys.executable, "-m", "papermill", REPO / "nbs" / "04_train.ipynb", out, "-p", "epochs", "2"]
+    with process(*papermill, cwd=out.parent, log=project / "papermill.log") as running:
+        assert running.wait(240) == 0, (project / "papermill.log").read_text()[-2_000:]
+    assert (project / "var" / "mlflow.db").is_file() and not (out.parent / "var").exists()
+    settings = load_settings(project)
+    candidate = version_by_alias(settings, connect(settings), "candidate")
+    assert candidate.tags["seed"] == "42"
+    assert "epochs = 2" in out.read_text()
+    # the promotion notebook, whose lessons use a registry of their own, promotes in this one
+    papermill = [sys.executable, "-m", "papermill", REPO / "nbs" / "05_promote.ipynb", out]
+    with process(*papermill, cwd=out.parent, log=project / "papermill.log") as running:
+        assert running.wait(240) == 0, (project / "papermill.log").read_text()[-2_000:]
+    assert version_by_alias(settings, connect(settings), "champion").version == candidate.version
+    assert version_by_alias(settings, connect(settings), "candidate") is None
+
+
+def test_sample_writes_a_file_that_can_be_trained_on(project):
+    done = lending_club("sample", "--rows", 5000, "loans.csv.gz", cwd=project)
+    assert done.returncode == 0 and "5000 loans" in done.stdout
+    settings = load_settings(data_path="loans.csv.gz", epochs=2)
+    from_file = train(settings)
+    from_sample = train(load_settings(epochs=2))
+    assert from_file.card["data_hash"] == from_sample.card["data_hash"]
+    assert from_file.card["metrics"] == from_sample.card["metrics"]
+
+
+# --- what goes wrong
+
+
+def test_missing_file(project):
+    assert "there is no file" in last_error(lending_club("run", "--data", "loan.csv", cwd=project))
+
+
+def test_web_page_instead_of_loans(project):
+    (project / "loans.csv").write_text("<html><body>Please sign in</body></html>")
+    assert "holds a web page, not loans" in last_error(lending_club("run", "--data", "loans.csv", cwd=project))
+
+
+def test_empty_file(project):
+    (project / "loans.csv").write_text("")
+    assert "loans.csv is empty" in last_error(lending_club("run", "--data", "loans.csv", cwd=project))
+
+
+@pytest.mark.parametrize("option, value, says", [
+    ("--train-end", "2016-13-01", "train_end is '2016-13-01'; it must be a date, written like 2016-01-01"),
+    ("--val-end", "2015-01-01", "train_end (2016-01-01) must lie before val_end (2015-01-01)"),
+    ("--epochs", "many", "epochs is 'many'; it must be a whole number of at least 1"),
+])  # fmt: skip
+def test_bad_option(project, option, value, says):
+    assert says in last_error(lending_club("run", option, value, cwd=project))
+
+
+def test_bad_setting_names_its_place_and_help_still_works(project):
+    (project / "settings.ini").write_text("[lending_club]\nepochz = 3\n")
+    assert "settings.ini: there is no setting 'epochz'. Did you mean 'epochs'?" in last_error(lending_club("run", cwd=project))
+    assert lending_club("run", "--help", cwd=project).returncode == 0
+
+
+def test_folder_that_cannot_be_written(project):
+    (project / "var").write_text("a file where the folder should be")
+    assert "cannot be written" in last_error(lending_club("run", cwd=project))
+
+
+@pytest.mark.parametrize("command", [["run"], ["promote"]])
+def test_mlflow_that_does_not_answer(project, command):
+    error = last_error(lending_club(*command, cwd=project, timeout=30, MLFLOW_TRACKING_URI="http://127.0.0.1:9"))
+    assert "the MLflow server http://127.0.0.1:9 does not answer" in error
+
+
+def test_mlflow_that_takes_the_connection_and_says_nothing(project):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        error = last_error(lending_club("run", cwd=project, timeout=30, MLFLOW_TRACKING_URI=uri))
+    assert f"the MLflow server {uri} does not answer" in error
+
+
+def test_a_failed_stage_leaves_its_notebook_and_nothing_half(project):
+    whole = write_sample(project / "whole.csv.gz", 3_000).read_bytes()
+    (project / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    error = last_error(lending_club("run", "--data", "cut.csv.gz", cwd=project))
+    assert "00_explore failed" in error and "cut off or damaged" in error
+    (executed,) = (project / "var" / "runs").rglob("*.ipynb")
+    outputs = [o for c in nbformat.read(executed, 4).cells for o in c.get("outputs", [])]
+    assert any(o.output_type == "error" and o.ename == "DataError" for o in outputs)
+    assert str(executed.relative_to(project)) in error
+    assert not list((project / "var").rglob("*.parquet")) and not list((project / "var").rglob("*.part"))
+
+
+def test_missing_required_column_names_the_nearest(project):
+    loans = draw(500).loans.rename(columns={"annual_inc": "annual_income"})
+    loans.to_csv(project / "loans.csv", index=False)
+    error = last_error(lending_club("run", "--data", "loans.csv", cwd=project))
+    assert "lacks the required column 'annual_inc'. Did you mean 'annual_income'?" in error
+
+
+def test_dates_outside_of_the_file(project):
+    with gzip.open(project / "loans.csv.gz", "wt") as file:
+        loans = draw(4_000).loans
+        loans[loans["issue_d"].str.endswith(("2012", "2013"))].to_csv(file, index=False)
+    error = last_error(lending_club("run", "--data", "loans.csv.gz", cwd=project))
+    assert "01_clean failed: the validation set is empty" in error and "the loans cover 2012-01 to 2013-12" in error
+
+
+def test_a_run_that_fails_while_logging_is_marked_and_moves_no_alias(settings):
+    first = train(settings)
+    promote(settings)
+    kept = settings.var / "artifacts.kept"
+    (settings.var / "artifacts").rename(kept)
+    (settings.var / "artifacts").write_text("no folder")
+    with pytest.raises(Exception, match="artifacts"):
+        train(settings)
+    (settings.var / "artifacts").unlink()
+    kept.rename(settings.var / "artifacts")
+    client = connect(settings)
+    runs = client.search_runs([experiment_id(settings, client)], order_by=["attributes.start_time"])
+    assert [r.info.status for r in runs if r.info.run_name == "train"] == ["FINISHED", "FAILED"]
+    assert version_by_alias(settings, client, "candidate") is None
+    assert str(version_by_alias(settings, client, "champion").version) == first.version
+
+
+def test_a_run_that_is_interrupted_says_so(project):
+    with process(COMMAND, "run", cwd=project, log=project / "run.log") as running:
+        wait_until(lambda: list((project / "var").rglob("00_explore.ipynb")), what="the first stage")
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 130
+    assert "interrupted" in (project / "run.log").read_text()

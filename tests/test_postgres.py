@@ -1,0 +1,23 @@
+"""The same code on PostgreSQL, by settings alone."""
+
+import psycopg
+import pytest
+from conftest import lending_club, make_project
+
+from lending_club.registry import connect, version_by_alias
+from lending_club.settings import load_settings
+
+
+@pytest.mark.slow
+def test_run_and_promote_on_postgresql(postgres, tmp_path):
+    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as connection:
+        for name in ("mlflow", "optuna"):
+            connection.execute(f"create database {name}")
+    project = make_project(tmp_path / "project")
+    where = {"MLFLOW_TRACKING_URI": f"{postgres}/mlflow", "OPTUNA_STORAGE": f"{postgres}/optuna"}
+    ran = lending_club("run", "--trials", 2, cwd=project, timeout=400, **where)
+    assert ran.returncode == 0, ran.stderr
+    assert lending_club("promote", cwd=project, **where).returncode == 0
+    settings = load_settings(project, mlflow_tracking_uri=where["MLFLOW_TRACKING_URI"])
+    assert str(version_by_alias(settings, connect(settings), "champion").version) == "1"
+    assert not list((project / "var").glob("*.db"))
