@@ -1,10 +1,12 @@
 """What the tests share: a project folder of their own, the command line, and the real loans where they are."""
 
 import os
+import pwd
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -128,19 +130,34 @@ def real_data() -> Path:
     return folder
 
 
+def _unprivileged() -> dict:
+    "Whom PostgreSQL runs as: it refuses to be root."
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return {"user": user.pw_uid, "group": user.pw_gid}
+    return {}
+
+
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
-    "A PostgreSQL server of our own on a free port; yields its URI without a database name."
+def postgres():
+    "A PostgreSQL server of our own on a free port of the loopback; yields its URI without a database name."
     initdb = shutil.which("initdb")
     if initdb is None:
         pytest.skip("PostgreSQL's initdb is not on this machine")
-    folder = tmp_path_factory.mktemp("postgres") / "data"
-    done = subprocess.run([initdb, "-D", folder, "-U", "test", "-A", "trust", "-E", "UTF8"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"initdb cannot make a database here: {done.stderr.strip()[-200:]}")
-    port = free_port()
-    pg_ctl = Path(initdb).with_name("pg_ctl")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-    subprocess.run([pg_ctl, "-D", folder, "-w", "-l", folder / "log", "-o", options, "start"], check=True, capture_output=True)
-    yield f"postgresql://test@127.0.0.1:{port}"
-    subprocess.run([pg_ctl, "-D", folder, "-m", "immediate", "stop"], check=True, capture_output=True)
+    who = _unprivileged()
+    with tempfile.TemporaryDirectory(prefix="lending-club-postgres-") as folder:
+        if who:
+            os.chown(folder, who["user"], who["group"])
+        data, port = Path(folder, "data"), free_port()
+        call = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **who}
+        subprocess.run([initdb, "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8"], **call)
+        pg_ctl = Path(initdb).resolve().with_name("pg_ctl")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        subprocess.run([pg_ctl, "-D", data, "-w", "-l", Path(folder, "log"), "-o", options, "start"], **call)
+        yield f"postgresql://test@127.0.0.1:{port}"
+        subprocess.run([pg_ctl, "-D", data, "-m", "immediate", "stop"], **call)
