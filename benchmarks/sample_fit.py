@@ -7,7 +7,6 @@ Writes benchmarks/results/sample_fit.json and .png; with --write-tables also len
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -81,7 +80,8 @@ def main():
         times.append(time.perf_counter() - start)
     seconds["draw 60,000 loans"] = sorted(times)[1]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, "-c", MILLION, f"{folder}/loans.parquet"], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", MILLION, f"{folder}/loans.parquet"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds["1,000,000 loans to Parquet"], peak = map(float, done.stdout.split())
     result = {
         "data": options.data.name,
@@ -103,7 +103,7 @@ def main():
     (RESULTS / "sample_fit.json").write_text(json.dumps(result, indent=1) + "\n")
     generator.plot_with_real(real, drawn).savefig(RESULTS / "sample_fit.png", dpi=80)
     print(pd.Series(result["largest"] | result["roc_auc"] | result["seconds"]).round(4).to_string())
-    print(f"peak memory of a million loans: {peak:.0f} MiB; of this: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
+    print(f"peak memory of a million loans: {peak:.0f} MiB")
 
 
 def _largest(grades: pd.DataFrame, least: float, below: float) -> float:

@@ -168,10 +168,10 @@ class CleanLoans:
 
 
 def _source_digest() -> str:
-    "Digest of the modules that decide what the cleaned loans are."
-    modules = ("data", "schema", "features", "sample", "clean")
+    "Digest of what decides what the cleaned loans are."
+    files = ("data.py", "schema.py", "features.py", "sample.py", "sample_tables.json", "clean.py")
     folder = Path(__file__).parent
-    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
 
 
 def _cache_key(settings: Settings) -> str:
