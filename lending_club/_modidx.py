@@ -26,6 +26,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lending_club.clean.clean_loans': ('clean.html#clean_loans', 'lending_club/clean.py'),
                                     'lending_club.clean.hash_loans': ('clean.html#hash_loans', 'lending_club/clean.py'),
                                     'lending_club.clean.load_clean': ('clean.html#load_clean', 'lending_club/clean.py'),
+                                    'lending_club.clean.sample_truth': ('clean.html#sample_truth', 'lending_club/clean.py'),
                                     'lending_club.clean.target': ('clean.html#target', 'lending_club/clean.py'),
                                     'lending_club.clean.temporal_split': ('clean.html#temporal_split', 'lending_club/clean.py')},
             'lending_club.cli': { 'lending_club.cli.StageError': ('core/cli.html#stageerror', 'lending_club/cli.py'),
@@ -387,6 +388,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lending_club.train._log_run': ('train.html#_log_run', 'lending_club/train.py'),
                                     'lending_club.train.baselines': ('train.html#baselines', 'lending_club/train.py'),
                                     'lending_club.train.compare': ('train.html#compare', 'lending_club/train.py'),
+                                    'lending_club.train.compare_with_truth': ('train.html#compare_with_truth', 'lending_club/train.py'),
                                     'lending_club.train.fit_pipeline': ('train.html#fit_pipeline', 'lending_club/train.py'),
                                     'lending_club.train.model_card': ('train.html#model_card', 'lending_club/train.py'),
                                     'lending_club.train.train': ('train.html#train', 'lending_club/train.py')}}}

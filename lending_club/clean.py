@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'FINAL_STATUSES', 'SplitError', 'target', 'clean_loans', 'Splits', 'temporal_split', 'CleanLoans', 'hash_loans',
-           'load_clean']
+           'load_clean', 'sample_truth']
 
 # %% ../nbs/01_clean.ipynb #bdd15b6d
 import hashlib
@@ -221,3 +221,16 @@ def load_clean(
     loans = clean_loans(raw)
     _write_cache(path, CleanLoans(loans, hash_loans(loans), source))
     return load_clean(settings)
+
+# %% ../nbs/01_clean.ipynb #97db9f11
+def sample_truth(
+    settings: Settings,
+) -> pd.DataFrame:  # shape (n, 2), `true_pd` and `final_pd` in the order of `load_clean(settings).loans`
+    "The truth about the built-in sample's final loans. Raises `DataError` where the data are not the sample."
+    if not settings.is_sample:
+        raise DataError(f"the truth is known of the built-in sample only, not of {settings.data_path}: set data_path = sample")
+    sample = draw(settings.sample_rows, settings.seed)
+    final = np.flatnonzero(target(sample.loans["loan_status"]).notna())
+    months = parse_month(sample.loans["issue_d"].to_numpy())
+    order = final[np.argsort(months[final], kind="stable")]
+    return pd.DataFrame({"true_pd": sample.true_pd[order], "final_pd": sample.final_pd[order]})

@@ -178,6 +178,9 @@ def _endings(raw: pd.DataFrame) -> dict:
         shares = [surviving * h for h in hazard]
         shares[1][length - 1] += max(0.0, 1 - shares[0].sum() - shares[1].sum())  # whoever is left pays at term
         shares = [np.convolve(np.pad(s, 1, mode="edge"), [0.25, 0.5, 0.25], "valid") for s in shares]
+        for share, latest in zip(shares, (length + ARREARS - 1, length), strict=True):  # nobody pays after the term
+            share[latest - 1] += share[latest:].sum()
+            share[latest:] = 0
         tables[str(length)] = {n: (s / s.sum()).round(5).tolist() for n, s in zip(("bad", "good"), shares, strict=True)}
     return tables
 
