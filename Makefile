@@ -51,7 +51,7 @@ lab: $(STAMP)  ## JupyterLab
 	$(BIN)/jupyter lab
 
 mlflow: $(STAMP)  ## MLflow's pages on 127.0.0.1:5000, over the embedded database
-	$(BIN)/mlflow server --backend-store-uri sqlite:///var/mlflow.db --host 127.0.0.1 --port 5000
+	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///var/mlflow.db --host 127.0.0.1 --port 5000
 
 export: $(STAMP)  ## notebooks to package; run after editing a notebook
 	$(BIN)/nbdev_export
