@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -93,13 +94,19 @@ def answers(url: str) -> bool:
     return True
 
 
+def _hear_ctrl_c():
+    "Undo that a background job of a shell ignores Ctrl-C, which its children would inherit."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def process(*words, cwd, log: Path, **environment):
     "A process of ours, ended by its own id at the end of the block."
     with log.open("wb") as output:
         running = subprocess.Popen(
-            list(map(str, words)), cwd=cwd, env=clean_environment(**environment), stdout=output, stderr=output
-        )
+            list(map(str, words)), cwd=cwd, env=clean_environment(**environment), stdout=output, stderr=output,
+            preexec_fn=_hear_ctrl_c,
+        )  # fmt: skip
         try:
             yield running
         finally:

@@ -59,7 +59,7 @@ def test_a_version_says_where_it_comes_from(ran):
     reference = json.loads(path.with_name("reference.json").read_text())
     assert set(reference["inputs"]) == set(card["inputs"]["columns"]) - {"issue_d"}
     assert len(reference["score"]["quantiles"]) == 21
-    assert set(card["metrics"]) == {"network", "sub-grade alone", "logistic regression"}
+    assert set(card["metrics"]) == {"network", "sub-grade alone", "logistic regression", "LightGBM"}
     assert {"roc_auc", "pr_auc", "ks", "brier", "ece", "approval_rate", "accepted_bad_rate"} <= set(card["metrics"]["network"])
 
 
