@@ -242,25 +242,20 @@ def load_tables() -> dict:
     return json.loads(TABLES.read_text(encoding="utf-8"))
 
 
-@cache
-def _cholesky(key: int) -> np.ndarray:
-    tables = _BY_ID[key]
-    names = tables["latent"]
-    matrix = np.eye(len(names))
-    matrix[np.tril_indices(len(names), -1)] = np.array(tables["correlations"]) / 1000
+def _with_factor(tables: dict) -> dict:
+    "`tables` with the Cholesky factor of the correlations, which every block needs."
+    k = len(tables["latent"])
+    matrix = np.eye(k)
+    matrix[np.tril_indices(k, -1)] = np.array(tables["correlations"]) / 1000
     matrix = matrix + np.tril(matrix, -1).T
     values, vectors = np.linalg.eigh(matrix)  # rounding can cost positive definiteness
     matrix = vectors @ np.diag(values.clip(1e-6)) @ vectors.T
-    return np.linalg.cholesky(matrix)
-
-
-_BY_ID: dict[int, dict] = {}
+    return {**tables, "factor": np.linalg.cholesky(matrix)}
 
 
 def _latent(tables: dict, rng, n: int) -> dict:
     "Correlated uniform numbers by column, shape (n,) each."
-    _BY_ID[id(tables)] = tables
-    normal = rng.standard_normal((n, len(tables["latent"]))) @ _cholesky(id(tables)).T
+    normal = rng.standard_normal((n, len(tables["latent"]))) @ tables["factor"].T
     return dict(zip(tables["latent"], ndtr(normal).T, strict=True))
 
 
@@ -478,7 +473,7 @@ def _block(tables, seed, block, issued, snapshot) -> Sample:
 
 
 def _blocks(rows: int, seed: int, tables: dict | None = None, issued=None, snapshot: float = SNAPSHOT):
-    tables = tables or load_tables()
+    tables = _with_factor(tables or load_tables())
     for block in range(-(-rows // BLOCK)):
         start, stop = block * BLOCK, min(rows, (block + 1) * BLOCK)
         part = _block(tables, seed, block, None if issued is None else issued[start:stop], snapshot)
@@ -530,7 +525,7 @@ def _fit_truth(raw: pd.DataFrame, tables: dict, tiles: int = 12) -> dict:
     grade = signals["grade"][final]
     real = np.bincount(grade, bad[final], 7) / np.maximum(np.bincount(grade, minlength=7), 1)
     months = np.tile(issued, tiles)
-    applied = _applications(tables, np.random.default_rng(0), months)
+    applied = _applications(_with_factor(tables), np.random.default_rng(0), months)
     drawn = _signals(applied, len(months))
     ended = {kind: _endings_cdf(tables["endings"], kind, applied["months"], SNAPSHOT - months) for kind in ("bad", "good")}
     for _ in range(20):
