@@ -92,7 +92,8 @@ def read_application(
     try:
         application = Application.model_validate(known)
     except ValidationError as error:
-        faults += [_fault(known, e) for e in error.errors(include_url=False)]
+        first = {e["loc"][0]: e for e in reversed(error.errors(include_url=False))}  # one fault a field
+        faults += [_fault(known, e) for e in reversed(first.values())]
     if faults:
         raise RequestError(422, f"{len(faults)} field{'s' * (len(faults) > 1)} cannot be used", faults)
     return application.model_dump(exclude_none=True)
@@ -101,9 +102,8 @@ def read_application(
 def _fault(data: dict, error: dict) -> dict:
     name = str(error["loc"][0])
     allowed = BY_NAME[name].allowed if name != "id" else "a text or a whole number"
-    if error["type"] == "missing":
-        return {"field": name, "value": None, "message": "this field is required", "allowed": allowed}
-    return {"field": name, "value": _shown(data.get(name)), "message": error["msg"], "allowed": allowed}
+    message = {"missing": "this field is required"}.get(error["type"], error["msg"])
+    return {"field": name, "value": _shown(data.get(name)), "message": message, "allowed": allowed}
 
 # %% ../nbs/core/api.ipynb #6398b89b
 MAX_BODY = 16 * 2**20  # bytes
