@@ -131,8 +131,10 @@ def service(cwd, tmp_path, **environment):
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     "The folder with real loans, in Lending Club's layout."
-    folder = Path(os.environ.get("LENDING_CLUB_REAL_DATA", REPO.parent / "shared" / "data"))
+    named = os.environ.get("LENDING_CLUB_REAL_DATA")
+    folder = Path(named) if named else REPO.parent / "shared" / "data"
     if not (folder / "accepted_2007_to_2011.csv.gz").is_file():
+        assert not named, f"LENDING_CLUB_REAL_DATA names {folder}, which has no accepted_2007_to_2011.csv.gz"
         pytest.skip(f"no real loans in {folder}; LENDING_CLUB_REAL_DATA names another folder")
     return folder
 
@@ -153,9 +155,11 @@ def _unprivileged() -> dict:
 @pytest.fixture(scope="session")
 def postgres():
     "A PostgreSQL server of our own on a free port of the loopback; yields its URI without a database name."
-    initdb = shutil.which("initdb")
+    # Debian keeps PostgreSQL's own commands off the path; a server that is there but does not start is a failure
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (installed[-1] if installed else None)
     if initdb is None:
-        pytest.skip("PostgreSQL's initdb is not on this machine")
+        pytest.skip("PostgreSQL's initdb is neither on the path nor under /usr/lib/postgresql")
     who = _unprivileged()
     with tempfile.TemporaryDirectory(prefix="lending-club-postgres-") as folder:
         if who:
