@@ -1,4 +1,4 @@
-"""The whole chain on a real file: run, promote, serve, curl. What the README's table was measured with.
+"""The whole chain on a real file: run, promote, serve, curl. What the README shows as its answer.
 
     python benchmarks/chain.py ../shared/data/accepted_2007_to_2011.csv.gz
 

@@ -6,11 +6,12 @@
 __all__ = ['Z_95', 'HEADLINE', 'SMALL', 'INK', 'ACCENT', 'MUTED', 'STYLE', 'EvaluationError', 'ks_statistic', 'roc_auc_interval',
            'calibration_bins', 'expected_calibration_error', 'calibration_slope', 'brier_decomposition',
            'wilson_interval', 'best_f1_threshold', 'evaluate', 'decile_table', 'threshold_curve', 'evaluate_by',
-           'use_style', 'plot_evaluation']
+           'use_style', 'plot_evaluation', 'plot_decision', 'plot_groups', 'plot_quarters']
 
-# %% ../nbs/core/evaluate.ipynb #fdc68b15
+# %% ../nbs/core/evaluate.ipynb #4d544ca7
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.metrics import (
     average_precision_score,
@@ -31,11 +32,15 @@ class EvaluationError(LendingClubError):
 
 
 def _checked(y, p) -> tuple[np.ndarray, np.ndarray]:
-    y, p = np.asarray(y), np.asarray(p, dtype=float)
+    y = np.asarray(y)
+    try:
+        p = np.asarray(p, dtype=float)
+    except (TypeError, ValueError):
+        raise EvaluationError("probabilities must be numbers between 0 and 1") from None
     if y.shape != p.shape or y.ndim != 1 or not len(y):
         raise EvaluationError(f"outcomes and probabilities must be equally long and not empty; they are {y.shape} and {p.shape}")
-    if not np.isin(y, (0, 1)).all():
-        raise EvaluationError(f"outcomes must be 0 (good) or 1 (bad); found {np.unique(y)[:5]}")
+    if not (known := np.isin(y, (0, 1))).all():
+        raise EvaluationError(f"outcomes must be 0 (good) or 1 (bad); found {pd.unique(y[~known])[:5]}")
     if not ((p >= 0) & (p <= 1)).all():
         raise EvaluationError("probabilities must lie between 0 and 1, without gaps")
     return y.astype(int), p
@@ -87,6 +92,8 @@ def calibration_bins(
     "Mean PD and bad rate by bins of equal count, lowest PD first. Raises `EvaluationError`."
     y, p = _checked(y, p)
     order = np.argsort(p, kind="stable")
+    _, same, count = np.unique(p, return_inverse=True, return_counts=True)
+    y = (np.bincount(same, y) / count)[same]  # loans of one PD count alike: which of them a bin gets must not matter
     parts = [part for part in np.array_split(order, bins) if len(part)]
     return pd.DataFrame([{"loans": len(i), "mean_pd": p[i].mean(), "bad_rate": y[i].mean()} for i in parts])
 
@@ -109,15 +116,22 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 
 def _logistic_fit(X: np.ndarray, offset: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Maximum likelihood by Newton's method: coefficients and standard errors, shape (k,) each; NaN where there is none."
+    "Maximum likelihood, which must exist, by Newton's method with step halving: coefficients and standard errors, shape (k,)."
+
+    def loss(beta):
+        linear = X @ beta + offset
+        return np.logaddexp(0, linear).sum() - y @ linear
+
     beta = np.zeros(X.shape[1])
-    for _ in range(100):
-        fitted = 1 / (1 + np.exp(-(X @ beta + offset)))
-        information = (X * (fitted * (1 - fitted))[:, None]).T @ X
-        if np.linalg.cond(information) > 1e12:  # the outcomes are separated, or all PDs are the same
-            return np.full(len(beta), np.nan), np.full(len(beta), np.nan)
-        step = np.linalg.solve(information, X.T @ (y - fitted))
-        beta = beta + step.clip(-2, 2)
+    for _ in range(200):
+        fitted = expit(X @ beta + offset)
+        information = (X * (fitted * expit(-X @ beta - offset))[:, None]).T @ X
+        step = np.linalg.lstsq(information, X.T @ (y - fitted))[0]
+        step *= min(1, 5 / np.abs(step).max(initial=1e-300))  # a full step may go too far
+        before = loss(beta)
+        while np.abs(step).max() > 1e-10 and loss(beta + step) > before * (1 + 1e-12):
+            step = step / 2
+        beta = beta + step
         if np.abs(step).max() < 1e-10:
             break
     return beta, np.sqrt(np.diag(np.linalg.inv(information)))
@@ -128,17 +142,23 @@ def calibration_slope(
     p,  # shape (n,), probability of default
     z: float = Z_95,  # normal quantile; 95 % by default
 ) -> dict[str, float]:  # calibration_slope, calibration_intercept, each also with _lower and _upper
-    """Calibration slope, and intercept at slope 1, with intervals; NaN where the PDs are all the same.
+    """Calibration slope, and intercept at slope 1, with intervals; NaN where the PDs are all the same or the outcomes separated.
 
     Source: Cox, Biometrika 45 (1958), 562-565; Van Calster et al., BMC Medicine 17 (2019), 230. Raises `EvaluationError`."""
     y, p = _checked(y, p)
     if len(np.unique(y)) < 2:
         raise EvaluationError("a calibration slope needs both good and bad loans")
     logit = _logit(p)
-    both, both_error = _logistic_fit(np.column_stack([np.ones(len(p)), logit]), np.zeros(len(p)), y)
-    intercept, error = _logistic_fit(np.ones((len(p), 1)), logit, y)
+    slope = slope_error = np.nan
+    bad, good = logit[y == 1], logit[y == 0]
+    if bad.min() < good.max() and good.min() < bad.max():  # else the outcomes are separated, or all PDs are the same
+        spread = logit.std()
+        X = np.column_stack([np.ones(len(p)), (logit - logit.mean()) / spread])
+        (_, slope), (_, slope_error) = _logistic_fit(X, np.zeros(len(p)), y)
+        slope, slope_error = slope / spread, slope_error / spread
+    (intercept,), (error,) = _logistic_fit(np.ones((len(p), 1)), logit, y)
     result = {}
-    for name, value, own in (("slope", both[1], both_error[1]), ("intercept", intercept[0], error[0])):
+    for name, value, own in (("slope", slope, slope_error), ("intercept", intercept, error)):
         bounds = {"": value, "_lower": value - z * own, "_upper": value + z * own}
         result |= {f"calibration_{name}{end}": float(bound) for end, bound in bounds.items()}
     return result
@@ -190,7 +210,8 @@ def best_f1_threshold(
     caught, flagged = np.cumsum(bad)[:-1], np.cumsum(count)[:-1]
     f1 = 2 * caught / (flagged + y.sum())
     best = int(np.argmax(f1))
-    return float((scores[best] + scores[best + 1]) / 2)
+    middle = (scores[best] + scores[best + 1]) / 2
+    return float(middle if middle > scores[best + 1] else scores[best])  # between neighbouring numbers there is none
 
 # %% ../nbs/core/evaluate.ipynb #71bb0de0
 def evaluate(
@@ -247,7 +268,7 @@ def decile_table(
     table.insert(1, "bad", (table["bad_rate"] * table["loans"]).round().astype(int))
     table["lower"], table["upper"] = wilson_interval(table["bad"], table["loans"])
     table["lift"] = table["bad_rate"] / y.mean() if y.any() else np.nan
-    table["capture"] = table["bad"].cumsum() / max(int(y.sum()), 1)
+    table["capture"] = (table["bad_rate"] * table["loans"]).cumsum() / max(int(y.sum()), 1)
     return table
 
 # %% ../nbs/core/evaluate.ipynb #99bf32f0
@@ -281,8 +302,11 @@ def evaluate_by(
     y,  # shape (n,), 1 bad, 0 good
     p,  # shape (n,), probability of default
     groups,  # shape (n,), the group of each loan
+    threshold: float | None = None,  # where a loan counts as bad; None: leave out what depends on it
 ) -> pd.DataFrame:  # one row a group
-    "Bad rate, mean PD, ROC-AUC with interval, KS, Brier score and calibration by group; `small` marks groups of few loans."
+    """Everything that `evaluate` gives, by group, with the bad rate's interval; `small` marks groups of few loans.
+
+    A group of only good or only bad loans has no ranking and no calibration: NaN. Raises `EvaluationError`."""
     y, p = _checked(y, p)
     rows = {}
     for name, index in pd.Series(np.arange(len(y))).groupby(np.asarray(groups), sort=True):
@@ -293,8 +317,7 @@ def evaluate_by(
             "bad_rate_lower": lower[0], "bad_rate_upper": upper[0], "brier": float(np.mean((own_p - own_y) ** 2)),
         }  # fmt: skip
         if 0 < own_y.sum() < len(own_y):
-            row |= dict(zip(("roc_auc", "roc_auc_lower", "roc_auc_upper"), roc_auc_interval(own_y, own_p), strict=True))
-            row |= {"ks": ks_statistic(own_y, own_p)} | calibration_slope(own_y, own_p)
+            row |= evaluate(own_y, own_p, threshold)
         rows[name] = row | {"small": bool(min(own_y.sum(), len(own_y) - own_y.sum()) < SMALL)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -348,4 +371,112 @@ def plot_evaluation(
     spread.set(xlabel="PD (%)", ylabel="density", title="PD by outcome")
     spread.legend(frameon=False)
     figure.suptitle(title)
+    return figure
+
+# %% ../nbs/core/evaluate.ipynb #87dbc254
+def plot_decision(
+    y,  # shape (n,), 1 bad, 0 good
+    p,  # shape (n,), probability of default
+    threshold: float,  # where a loan counts as bad
+    title: str = "",
+):  # the figure
+    "Bad rate and capture by tenths, precision and recall by threshold, bad rate by approval rate."
+    import matplotlib.pyplot as plt
+
+    y, p = _checked(y, p)
+    figure, (tenths, trade, approval) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    table, curve = decile_table(y, p), threshold_curve(y, p)
+    rate, low, high = (100 * table[name] for name in ("bad_rate", "lower", "upper"))
+    error = [(rate - low).clip(0), (high - rate).clip(0)]
+    tenths.bar(table.index, rate, color=MUTED, yerr=error, ecolor=INK, label="bad rate")
+    tenths.plot(table.index, 100 * table["capture"], "o-", color=ACCENT, ms=3, label="bad loans caught so far")
+    tenths.set(xlabel="tenth of the PD, the riskiest first", ylabel="%", title="Tenths", xticks=table.index)
+    tenths.legend(loc="upper left")
+    for name, color in (("precision", INK), ("recall", ACCENT), ("f1", "black")):
+        trade.plot(100 * curve.index, 100 * curve[name], color=color, label=name.replace("f1", "F1"))
+    trade.axvline(100 * threshold, color="black", lw=1, ls=":")
+    trade.set(xlabel=f"threshold (% PD); dotted: {100 * threshold:.1f} %", ylabel="%", title="Threshold")
+    trade.legend()
+    at = evaluate(y, p, threshold) if 0 < y.sum() < len(y) else None
+    approval.plot(100 * curve["approval_rate"], 100 * curve["accepted_bad_rate"], color=INK)
+    approval.axhline(100 * y.mean(), color=MUTED, lw=1)
+    if at:
+        approval.plot(100 * at["approval_rate"], 100 * at["accepted_bad_rate"], "o", color=ACCENT, label="at the threshold")
+        approval.legend(loc="lower right")
+    approval.set(xlabel="approval rate (%)", ylabel="bad rate among accepted (%)", title="Approval", ylim=(0, None))
+    figure.suptitle(title)
+    return figure
+
+# %% ../nbs/core/evaluate.ipynb #9037f207
+def plot_groups(
+    tables: dict,  # name of a grouping to the table that `evaluate_by` gives
+    title: str = "",
+):  # the figure
+    "ROC-AUC, and bad rate beside mean PD, by group."
+    import matplotlib.pyplot as plt
+
+    widths = [max(3, min(len(table), 12)) for table in tables.values()]
+    figure, axes = plt.subplots(
+        2, len(tables), figsize=(12, 5.5), width_ratios=widths, squeeze=False, layout="constrained", sharex="col", sharey="row"
+    )
+    top = 1.0
+    for (name, table), (ranking, calibration), width in zip(tables.items(), axes.T, widths, strict=True):
+        table = table.reindex(columns=["roc_auc", "roc_auc_lower", "roc_auc_upper", *table.columns.difference(
+            ["roc_auc", "roc_auc_lower", "roc_auc_upper"], sort=False)])  # fmt: skip
+        place = np.arange(len(table))
+        for small, color in ((False, INK), (True, MUTED)):
+            own = (table["small"] == small).to_numpy()
+            _points(ranking, place[own], table[own], "roc_auc", 1, color)
+            _points(calibration, place[own], table[own], "bad_rate", 100, color)
+        calibration.plot(place, 100 * table["mean_pd"], "_", color=ACCENT, ms=12, mew=2, label="mean PD")
+        ranking.axhline(0.5, color=MUTED, lw=1)
+        ranking.set(title=f"by {name}")
+        calibration.set(xlabel=name, xlim=(-0.5, len(table) - 0.5))
+        sure = table if table["small"].all() else table[~table["small"]]  # the intervals of few loans reach everywhere
+        top = max(top, 115 * sure["bad_rate_upper"].max(), 105 * table["mean_pd"].max())
+        labels = [str(group) for group in table.index]
+        calibration.set_xticks(place, labels, rotation=90 if max(map(len, labels)) * len(labels) > 8 * width else 0)
+    axes[0][0].set_ylabel("ROC-AUC, 95 % interval")
+    axes[1][0].set_ylabel("bad rate (%), 95 % interval")
+    axes[1][0].set_ylim(0, top)
+    axes[1][0].legend()
+    figure.suptitle(title)
+    return figure
+
+
+def _points(axis, place, table, name: str, scale: float, color: str):
+    "Values with their intervals."
+    value, low, high = (scale * table[f"{name}{end}"].to_numpy(dtype=float) for end in ("", "_lower", "_upper"))
+    error = [np.nan_to_num(value - low).clip(0), np.nan_to_num(high - value).clip(0)]
+    axis.errorbar(place, value, yerr=error, fmt="o", color=color, ecolor=color, ms=4)
+
+# %% ../nbs/core/evaluate.ipynb #1be58ba7
+def plot_quarters(
+    table: pd.DataFrame,  # one row a quarter and model, as `train.walk_forward` gives it
+):  # the figure
+    "ROC-AUC with 95 % intervals and log-loss by quarter and model; bad rate beside the first model's mean PD."
+    import matplotlib.pyplot as plt
+
+    figure, (ranking, loss, calibration) = plt.subplots(1, 3, figsize=(13, 4), width_ratios=(2, 1.4, 1.4), layout="constrained")
+    quarters = table.index.get_level_values("quarter").unique()
+    models = table.index.get_level_values("model").unique()
+    place, colors = np.arange(len(quarters)), (INK, "black", ACCENT, "#8c8c3c", "#7a5195", "#2f8f6b")
+    for i, (model, color) in enumerate(zip(models, colors, strict=False)):
+        own = table.xs(model, level="model").loc[quarters]
+        _points(ranking, place + 0.14 * (i - (len(models) - 1) / 2), own, "roc_auc", 1, color)
+        ranking.plot([], [], "o", color=color, label=model, ms=4)
+        loss.plot(place, own["log_loss"], "o-", color=color, ms=3, lw=1)
+    first = table.xs(models[0], level="model").loc[quarters]
+    calibration.plot(place, 100 * first["bad_rate"], "o-", color=INK, label="bad rate")
+    calibration.plot(place, 100 * first["mean_pd"], "o--", color=ACCENT, label=f"mean PD of the {models[0]}")
+    ranking.set(title="Ranking", ylabel="ROC-AUC, 95 % interval")
+    loss.set(title="Log-loss", ylabel="log-loss")
+    top = 115 * first[["bad_rate", "mean_pd"]].to_numpy().max()
+    calibration.set(title="Calibration", ylabel="%", ylim=(0, top))
+    for axis in (ranking, loss, calibration):
+        axis.set_xticks(place, quarters, rotation=90 if len(quarters) > 5 else 0)
+        axis.set_xlabel("quarter of issue")
+    calibration.legend()
+    ranking.legend(ncols=2, fontsize="small", loc="lower right")
+    figure.suptitle("A model fitted on what was issued before, for each quarter")
     return figure

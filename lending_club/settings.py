@@ -46,9 +46,10 @@ def project_root(
             return folder
     return start
 
-# %% ../nbs/core/settings.ipynb #79292d35
-def _setting(default, meaning: str, minimum=None, below=None):
-    return field(default=default, metadata={"meaning": meaning, "minimum": minimum, "below": below})
+# %% ../nbs/core/settings.ipynb #aa50e3b6
+def _setting(default, meaning: str, minimum=None, below=None, recorded=True, secret=False):
+    notes = {"meaning": meaning, "minimum": minimum, "below": below, "recorded": recorded and not secret}
+    return field(default=default, repr=not secret, metadata=notes)
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,39 @@ class Settings:
     min_coverage: float = _setting(0.05, "a column filled in less than this share of train is dropped", minimum=0, below=1)
     seed: int = _setting(42, "seed of sampling, search and training", minimum=0)
     trials: int = _setting(1, "hyperparameter trials in total; the first is the defaults", minimum=1)
+    search_minutes: float = _setting(0.0, "minutes after which a search begins no other trial; 0: no limit", minimum=0)
+    network: str = _setting("tabm", "`tabm`, networks that share their weights, or `mlp`, the plain multilayer perceptron")
+    seeds: int = _setting(1, "networks that are averaged as one; each more costs one more training", minimum=1)
     epochs: int = _setting(60, "training epochs at most; early stopping usually ends sooner", minimum=1)
+    walk_forward_quarters: int = _setting(0, "last quarters of the file to test on one after the other; 0: leave it", minimum=0)
+    walk_forward_validation_months: int = _setting(6, "months before each of these quarters that validate", minimum=2)
     torch_device: str = _setting("auto", "`auto` (a GPU if there is one), `cpu` or `cuda`")
-    torch_threads: int = _setting(2, "CPU threads of the network; fixed, since another number changes the last digits", minimum=1)
-    mlflow_tracking_uri: str = _setting("sqlite:///var/mlflow.db", "MLflow's server or database")
-    optuna_storage: str = _setting("sqlite:///var/optuna.db", "database of the hyperparameter studies")
+    torch_threads: int = _setting(1, "CPU threads of the network; fixed, since another number changes the last digits", minimum=1)
+    mlflow_tracking_uri: str = _setting("sqlite:///var/mlflow.db", "MLflow's server or database", recorded=False)
+    optuna_storage: str = _setting("sqlite:///var/optuna.db", "database of the hyperparameter studies", recorded=False)
+    system_metrics: bool = _setting(False, "whether MLflow records CPU, memory and GPU use of a run")
     experiment: str = _setting("lending_club", "MLflow experiment")
     registered_model_name: str = _setting("lending_club_loan_classification_model", "name in the model registry")
     candidate_alias: str = _setting("candidate", "alias of the version that waits for promotion")
     champion_alias: str = _setting("champion", "alias of the version that the service answers with")
-    var_dir: str = _setting("var", "the folder for everything that a run writes")
-    api_host: str = _setting("127.0.0.1", "address that the service listens on")
-    api_port: int = _setting(8000, "port that the service listens on", minimum=0, below=65536)
-    poll_interval: float = _setting(60.0, "seconds between two looks at the registry", minimum=0.1)
+    var_dir: str = _setting("var", "the folder for everything that a run writes", recorded=False)
+    api_host: str = _setting("127.0.0.1", "address that the service listens on", recorded=False)
+    api_port: int = _setting(8000, "port that the service listens on", minimum=0, below=65536, recorded=False)
+    poll_interval: float = _setting(60.0, "seconds between two looks at the registry", minimum=0.1, recorded=False)
+    registry_timeout: float = _setting(10.0, "seconds that an answer of the registry is waited for", minimum=0.1, recorded=False)
+    cache_champion: bool = _setting(True, "whether the service keeps its champion, to start without a registry", recorded=False)
+    api_workers: int = _setting(1, "processes that the service answers with", minimum=1, recorded=False)
+    max_batch_rows: int = _setting(10_000, "applications in one request at most", minimum=1, recorded=False)
+    max_body_mib: float = _setting(16.0, "size of a request at most, MiB", minimum=0.001, recorded=False)
+    log_format: str = _setting("json", "the service's log: `json`, an object a line, or `text`", recorded=False)
+    api_keys: str = _setting("", "keys, with commas between; a request must bring one as X-API-Key; empty: none", secret=True)
+    webhook_secret: str = _setting("", "secret of MLflow's registry webhook; empty: /webhook is closed", secret=True)
     root: Path = field(default_factory=project_root)
+
+    @property
+    def recorded(self) -> dict:
+        "The settings that a run's record names: neither secrets nor addresses and limits of databases and service."
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata.get("recorded")}
 
     @property
     def var(self) -> Path:
@@ -93,7 +113,7 @@ class Settings:
         "The file to read, absolute."
         return self.root / self.data_path
 
-# %% ../nbs/core/settings.ipynb #404db51c
+# %% ../nbs/core/settings.ipynb #083a3dd2
 _BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
@@ -132,7 +152,7 @@ def read_setting(
     except ValueError:
         raise SettingsError(f"{source}: {name} is {str(value)!r}; it must be {wanted}") from None
     in_range = (minimum is None or result >= minimum) and (below is None or result < below)
-    if not in_range or result == "":
+    if not in_range or (result == "" and fields[name].default != ""):
         raise SettingsError(f"{source}: {name} is {str(value)!r}; it must be {wanted}")
     return result
 
@@ -229,12 +249,13 @@ def ensure_var(
         ) from error
     return folder
 
-# %% ../nbs/core/settings.ipynb #c3b7027b
+# %% ../nbs/core/settings.ipynb #2f4e9809
 def settings_table() -> str:  # Markdown
     "All settings with their defaults and meanings, as a Markdown table."
     rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
     for f in dataclasses.fields(Settings):
         if f.name != "root":
             default = {True: "yes", False: "no"}.get(f.default, f.default) if f.type is bool else f.default
-            rows.append(f"| `{f.name}` | `{default}` | {f.metadata['meaning']} |")
+            shown = f"`{default}`" if default != "" else "none"
+            rows.append(f"| `{f.name}` | {shown} | {f.metadata['meaning']} |")
     return "\n".join(rows)

@@ -55,7 +55,7 @@ def settings(project) -> Settings:
     return load_settings()
 
 
-def lending_club(*words, cwd, timeout=300, **environment):
+def lending_club(*words, cwd, timeout=900, **environment):
     "Run the command line; returns the completed process."
     environment = clean_environment(**environment)
     return subprocess.run([COMMAND, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 
+import nbformat
 import pytest
 from conftest import REPO, clean_environment
 
@@ -62,11 +63,13 @@ def test_stages_have_a_parameters_cell():
         assert sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1, stage
 
 
-def test_settings_file_has_every_setting_with_its_default():
+def test_settings_file_has_every_setting_with_its_default_but_no_secret():
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(REPO / "settings.ini")
     written = {k: read_setting(k, v, "settings.ini") for k, v in parser["lending_club"].items()}
-    assert written == {f.name: f.default for f in dataclasses.fields(Settings) if f.name != "root"}
+    secrets = {f.name for f in dataclasses.fields(Settings) if not f.repr}
+    assert secrets == {"api_keys", "webhook_secret"}
+    assert written == {f.name: f.default for f in dataclasses.fields(Settings) if f.name not in {"root"} | secrets}
     assert "not nbdev's" in (REPO / "settings.ini").read_text().split("\n")[0]
 
 
@@ -106,3 +109,18 @@ def test_modules_of_the_service_import_lazily_in_app(project):
         [sys.executable, "-c", code], cwd=project, env=clean_environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "Lending Club default prediction []"
+
+
+@pytest.mark.parametrize("notebook", sorted((REPO / "nbs").glob("0*.ipynb")), ids=lambda path: path.stem)
+def test_a_lesson_does_not_overwrite_a_parameter(notebook):
+    cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    names = {target.id for cell in tagged for line in ast.parse(cell.source).body for target in line.targets}
+    others = (cell for cell in cells if cell not in tagged and not cell.source.startswith("%"))
+    lines = (line for cell in others for line in ast.parse(cell.source).body)
+    scopes = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
+    written = set()
+    for line in lines:
+        if not isinstance(line, scopes):
+            written |= {n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    assert not names & written, f"the run would get another value than it was given: {names & written}"

@@ -38,12 +38,14 @@ def test_columns_of_2007_to_2011_that_hardly_anyone_has_are_dropped(real_data):
 def test_the_chain_on_the_loans_of_2007_to_2011(real_data, tmp_path):
     project = make_project(tmp_path / "project", "")
     file = real_data / "accepted_2007_to_2011.csv.gz"
-    done = lending_club("run", "--data", file, "--train-end", "2010-07-01", "--val-end", "2011-01-01", cwd=project, timeout=500)
+    done = lending_club("run", "--data", file, "--train-end", "2010-07-01", "--val-end", "2011-01-01", cwd=project)
     assert done.returncode == 0, done.stderr
     (path,) = (project / "var" / "artifacts").rglob("card.json")
     card = json.loads(path.read_text())
     metrics = pd.DataFrame(card["metrics"])
-    assert metrics.loc["roc_auc", "network"] >= metrics.loc["roc_auc", "logistic regression"] - 0.005
+    for other in ("logistic regression", "LightGBM"):  # a default LightGBM; benchmarks/models.py tunes it
+        assert metrics.loc["roc_auc", "network"] >= metrics.loc["roc_auc", other] - 0.004
+        assert metrics.loc["log_loss", "network"] <= metrics.loc["log_loss", other] + 0.002
     assert 0.66 < metrics.loc["roc_auc", "sub-grade alone"] < 0.675
     assert metrics.loc["ece", "network"] < 0.03
     assert card["splits"]["train"]["loans"] == 13_455 and card["splits"]["test"]["loans"] == 19_578
@@ -53,4 +55,4 @@ def test_the_chain_on_the_loans_of_2007_to_2011(real_data, tmp_path):
     prepare = preprocessing(seed=0).fit(splits.train)
     matrix = prepare.transform(splits.test)
     alone = [roc_auc_score(splits.test["default"], column) for column in matrix.T]
-    assert np.max(np.abs(np.array(alone) - 0.5)) < 0.19
+    assert np.max(np.abs(np.array(alone) - 0.5)) < 0.19, "a column that ranks this well alone is a leak"

@@ -1,0 +1,120 @@
+"""The search under a killed process, on a real database."""
+
+import dataclasses
+import signal
+import sys
+import time
+
+import optuna
+import pytest
+from conftest import process, wait_until
+
+from lending_club.clean import load_clean, temporal_split
+from lending_club.hpo import best_parameters, count_done, search, study_name
+from lending_club.registry import connect, experiment_id
+from lending_club.settings import load_settings
+
+TRIALS = 6
+SEARCH = """
+from lending_club.clean import load_clean, temporal_split
+from lending_club.hpo import search
+from lending_club.settings import load_settings
+
+settings = load_settings()
+clean = load_clean(settings)
+search(settings, clean, temporal_split(clean.loans, settings.train_end, settings.val_end))
+"""
+
+KILLED_WHILE_DRAWING = """
+import os
+import signal
+
+from lending_club import hpo
+
+
+def suggest(trial, settings, complete=hpo.suggest):
+    if trial.number == 2:
+        trial.suggest_categorical("k", hpo.SPACE["tabm"]["k"].choices)
+        trial.suggest_categorical("width", hpo.SPACE["tabm"]["width"].choices)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return complete(trial, settings)
+
+
+hpo.suggest = suggest
+"""
+
+
+def the_study(settings, clean):
+    storage = optuna.storages.RDBStorage(settings.optuna_storage)
+    return optuna.load_study(study_name=study_name(settings, clean.data_hash), storage=storage)
+
+
+def outcomes(study) -> list:
+    "What the trials that count came to."
+    return [(t.state, t.params, t.value, t.intermediate_values) for t in study.trials if t.state.name in ("COMPLETE", "PRUNED")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["in an epoch", "while its parameters are drawn"])
+def test_a_killed_search_ends_with_the_trials_of_an_undisturbed_one(project, moment):
+    (project / "settings.ini").write_text(f"[lending_club]\nsample_rows = 6000\nepochs = 12\ntrials = {TRIALS}\n")
+    settings = load_settings()
+    clean = load_clean(settings)
+    splits = temporal_split(clean.loans, settings.train_end, settings.val_end)
+    log = project / "search.log"
+    code = SEARCH if moment == "in an epoch" else KILLED_WHILE_DRAWING + SEARCH
+    with process(sys.executable, "-c", code, cwd=project, log=log) as running:
+        if moment == "in an epoch":
+            wait_until(lambda: study_begun(settings, clean) and third_is_training(settings, clean), 400, "the third trial")
+            running.kill()
+        assert running.wait(400) == -signal.SIGKILL, log.read_text()[-2_000:]
+    lost = [trial.number for trial in the_study(settings, clean).trials if trial.state.name == "RUNNING"]
+    assert lost, "nothing was running when the process was killed"
+    continued = search(settings, clean, splits)
+    assert count_done(continued) == TRIALS
+    assert [trial.number for trial in continued.trials if trial.state.name == "FAIL"] == lost
+
+    undisturbed = dataclasses.replace(settings, optuna_storage=f"sqlite:///{project}/other.db", experiment="undisturbed")
+    assert outcomes(continued) == outcomes(search(undisturbed, clean, splits))
+    assert best_parameters(settings, clean.data_hash)[0] == best_parameters(undisturbed, clean.data_hash)[0]
+
+    client = connect(settings)
+    runs = {r.info.run_name: r for r in client.search_runs([experiment_id(settings, client)])}
+    assert len(runs) == 1 + TRIALS + len(lost), "one parent, and a nested run for each trial, lost ones too"
+    assert {r.data.tags["mlflow.parentRunId"] for n, r in runs.items() if n != "search"} == {runs["search"].info.run_id}
+    assert runs[f"trial {lost[0]}"].info.status == "KILLED" and runs[f"trial {lost[0]}"].data.tags["state"] == "failed"
+    assert runs["search"].info.status == "FINISHED"
+
+
+def study_begun(settings, clean) -> bool:
+    names = optuna.get_all_study_names(optuna.storages.RDBStorage(settings.optuna_storage))
+    return study_name(settings, clean.data_hash) in names
+
+
+def third_is_training(settings, clean) -> bool:
+    study = the_study(settings, clean)
+    return len(study.trials) == 3 and bool(study.trials[2].intermediate_values) and not study.trials[2].state.is_finished()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(postgres, project):
+    import psycopg
+
+    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as connection:
+        connection.execute("create database shared")
+    (project / "settings.ini").write_text(
+        f"[lending_club]\nsample_rows = 4000\nepochs = 6\ntrials = {TRIALS}\n"
+        f"optuna_storage = {postgres}/shared\n"
+    )  # fmt: skip
+    settings = load_settings()
+    clean = load_clean(settings)
+    connect(settings)  # MLflow's tables are there before both ask for them
+    time.sleep(0.1)
+    logs = [project / "first.log", project / "second.log"]
+    with (
+        process(sys.executable, "-c", SEARCH, cwd=project, log=logs[0]) as first,
+        process(sys.executable, "-c", SEARCH, cwd=project, log=logs[1]) as second,
+    ):
+        assert (first.wait(600), second.wait(600)) == (0, 0), [log.read_text()[-2_000:] for log in logs]
+    study = the_study(settings, clean)
+    assert count_done(study) == TRIALS and len(study.trials) == TRIALS
