@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['DERIVED', 'NUMERIC_FEATURES', 'parse_each', 'parse_term', 'parse_emp_length', 'parse_month', 'parse_sub_grade',
-           'RawColumns', 'income', 'dti_combined', 'installment', 'ratio', 'log_money', 'months_between', 'Feature',
-           'category_features', 'derive', 'columns_read']
+           'RawColumns', 'Applications', 'income', 'dti_combined', 'installment', 'ratio', 'payment_to_income',
+           'log_money', 'months_between', 'Feature', 'category_features', 'clean_category', 'derive', 'columns_read']
 
-# %% ../nbs/02_features.ipynb #9ac3e15a
+# %% ../nbs/02_features.ipynb #3590d568
+import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .schema import COLUMNS, EMP_LENGTHS, SUB_GRADES
+from .schema import BY_NAME, COLUMNS, EMP_LENGTHS, SUB_GRADES
 
-# %% ../nbs/02_features.ipynb #cc23d484
+# %% ../nbs/02_features.ipynb #ff71a1e2
 def parse_each(
     values,  # shape (n,): texts, or numbers, which pass as they are
     parse: Callable[[str], float],  # gives a number, or raises ValueError or KeyError
@@ -25,15 +28,22 @@ def parse_each(
     values = np.asarray(values)
     if values.dtype.kind in "fiub":
         return values.astype(np.float64)
-    known: dict = {}
-    result = np.empty(len(values))
-    for i, value in enumerate(values):
-        if value not in known:
-            known[value] = _parse_one(value, parse)
-        result[i] = known[value]
-    return result
+    return np.fromiter(map(_Parsed(parse).__getitem__, values.tolist()), np.float64, len(values))
 
 
+class _Parsed(dict):
+    "What each text parses to, found once."
+
+    def __init__(self, parse):
+        super().__init__()
+        self.parse = parse
+
+    def __missing__(self, value) -> float:
+        self[value] = _parse_one(value, self.parse)
+        return self[value]
+
+
+@functools.lru_cache(16_384)  # a service meets the same few hundred months and terms all day
 def _parse_one(value, parse) -> float:
     if value is None or isinstance(value, (int, float, np.number)):
         return math.nan if value is None else float(value)
@@ -42,14 +52,18 @@ def _parse_one(value, parse) -> float:
     except (ValueError, KeyError):
         return math.nan
 
-# %% ../nbs/02_features.ipynb #1e90b599
+# %% ../nbs/02_features.ipynb #6c84e528
 def parse_term(
     values,  # shape (n,), such as ` 36 months`
 ) -> np.ndarray:  # shape (n,), months
     "Number of monthly payments."
-    return parse_each(values, lambda text: float(text.removesuffix(" months")))
+    return parse_each(values, _months)
 
-# %% ../nbs/02_features.ipynb #6bd8894c
+
+def _months(text: str) -> float:
+    return float(text.removesuffix(" months"))
+
+# %% ../nbs/02_features.ipynb #5040a7a0
 _EMP_YEARS = {text: float(years) for years, text in enumerate(EMP_LENGTHS) if text != "n/a"}
 
 
@@ -57,7 +71,7 @@ def parse_emp_length(
     values,  # shape (n,), such as `10+ years`
 ) -> np.ndarray:  # shape (n,), years from 0 to 10
     "Years in the present employment; 10 stands for ten or more."
-    return parse_each(values, lambda text: _EMP_YEARS[text])
+    return parse_each(values, _EMP_YEARS.__getitem__)
 
 # %% ../nbs/02_features.ipynb #3be7dd89
 _MONTHS = {name: i for i, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())}
@@ -76,7 +90,7 @@ def parse_month(
     "The month as a number."
     return parse_each(values, _month_number)
 
-# %% ../nbs/02_features.ipynb #156c3a9f
+# %% ../nbs/02_features.ipynb #a196b30b
 _SUB_GRADE_NUMBERS = {name: float(i) for i, name in enumerate(SUB_GRADES)}
 
 
@@ -85,12 +99,20 @@ def parse_sub_grade(
     grades=None,  # shape (n,), such as `B`; used where the sub-grade is missing
 ) -> np.ndarray:  # shape (n,), 0 (A1, the safest) to 34 (G5)
     "Lending Club's sub-grade as a number."
-    result = parse_each(sub_grades, lambda text: _SUB_GRADE_NUMBERS[text])
+    result = parse_each(sub_grades, _SUB_GRADE_NUMBERS.__getitem__)
     if grades is None:
         return result
-    return np.where(np.isnan(result), parse_each(grades, lambda text: _SUB_GRADE_NUMBERS[text + "3"]), result)
+    return np.where(np.isnan(result), parse_each(grades, _middle_of_grade), result)
 
-# %% ../nbs/02_features.ipynb #f8d19800
+
+def _middle_of_grade(text: str) -> float:
+    return _SUB_GRADE_NUMBERS[text + "3"]
+
+# %% ../nbs/02_features.ipynb #5726077c
+def _percentage(text: str) -> float:
+    return float(text.rstrip("% "))
+
+
 class RawColumns:
     "A mapping from raw column names to arrays of one length, in which absent columns read as missing."
 
@@ -100,12 +122,16 @@ class RawColumns:
         n: int,  # number of loans
     ):
         self.columns, self.n = columns, n
+        self.made: dict = {}  # what several features need, made once
 
     def number(self, name: str) -> np.ndarray:
         "A number column, shape (n,), float64, NaN where missing; `13.56%` reads as 13.56."
-        if name not in self.columns:
-            return np.full(self.n, np.nan)
-        return parse_each(self.columns[name], lambda text: float(text.rstrip("% ")))
+        if name not in self.made:
+            if name in self.columns:
+                self.made[name] = parse_each(self.columns[name], _percentage)
+            else:
+                self.made[name] = np.full(self.n, np.nan)
+        return self.made[name]
 
     def text(self, name: str) -> np.ndarray:
         "A text column, shape (n,), objects, None where missing."
@@ -113,7 +139,78 @@ class RawColumns:
             return np.full(self.n, None, dtype=object)
         return np.asarray(self.columns[name], dtype=object)
 
-# %% ../nbs/02_features.ipynb #5a7137de
+# %% ../nbs/02_features.ipynb #67639a3a
+_ABSENT = itertools.repeat(math.nan)
+
+
+class Applications(RawColumns):
+    "The same from applications as dictionaries, in which fields may be absent or None."
+
+    def __init__(
+        self,
+        applications: Sequence[Mapping],  # raw fields by name
+        stand_ins: Mapping[str, str] | None = None,  # texts by field, for applications that lack it
+    ):
+        super().__init__({}, len(applications))
+        self.applications, self.stand_ins = applications, stand_ins or {}
+
+    def number(self, name: str) -> np.ndarray:
+        "A number field, shape (n,), float64, NaN where missing; `13.56%` reads as 13.56."
+        if name not in self.made:
+            self.numbers([name])
+        return self.made[name]
+
+    def numbers(self, names: Sequence[str]) -> np.ndarray:
+        "Several number fields, shape (len(names), n); read all at once, which is several times faster than one by one."
+        pack, rows = struct.Struct(f"{len(names)}d").pack, []
+        for application in self.applications:
+            try:
+                rows.append(pack(*map(application.get, names, _ABSENT)))
+            except struct.error:  # a None or a text among them
+                rows.append(pack(*(_as_number(application.get(name)) for name in names)))
+        block = np.frombuffer(b"".join(rows)).reshape(self.n, len(names)).T.copy()
+        self.made.update(zip(names, block, strict=True))
+        return block
+
+    def text(self, name: str) -> np.ndarray:
+        "A text field, shape (n,), objects, None where missing."
+        if (text := ("text", name)) not in self.made:
+            values = [application.get(name) for application in self.applications]
+            if name in self.stand_ins:
+                values = [value or self.stand_ins[name] for value in values]
+            self.made[text] = np.array(values, dtype=object)
+        return self.made[text]
+
+    def lacking(self, names: Sequence[str]) -> list[list[str]]:  # for each application
+        "Which of these fields each application lacks, or has as what cannot be read."
+        lacks = np.empty((len(names), self.n), dtype=bool)
+        if unread := [name for name in names if BY_NAME[name].kind == "number" and name not in self.made]:
+            self.numbers(unread)
+        for row, name in zip(lacks, names, strict=True):
+            row[:] = np.isnan(self.number(name)) if BY_NAME[name].kind == "number" else np.equal(self.text(name), None)
+        result: list[list[str]] = [[] for _ in range(self.n)]
+        for application, field in np.argwhere(lacks.T).tolist():
+            result[application].append(names[field])
+        return result
+
+
+def _as_number(value) -> float:
+    return _parse_one(value, _percentage)
+
+# %% ../nbs/02_features.ipynb #a1e530c5
+def _once(make: Callable) -> Callable:
+    "`make`, a function of `RawColumns`, called once for the same columns."
+
+    @functools.wraps(make)
+    def made(raw):
+        if make not in raw.made:
+            raw.made[make] = make(raw)
+        return raw.made[make]
+
+    return made
+
+
+@_once
 def income(
     raw: RawColumns,
 ) -> np.ndarray:  # shape (n,), USD a year
@@ -122,11 +219,17 @@ def income(
     return np.where(_is_joint(raw) & ~np.isnan(joint), joint, raw.number("annual_inc"))
 
 
+@_once
 def _is_joint(raw: RawColumns) -> np.ndarray:
     "Whether the application has two borrowers, shape (n,), bool."
-    return parse_each(raw.text("application_type"), lambda text: float(text.lower().startswith("joint"))) == 1
+    return parse_each(raw.text("application_type"), _says_joint) == 1
 
 
+def _says_joint(text: str) -> float:
+    return float(text.lower().startswith("joint"))
+
+
+@_once
 def dti_combined(
     raw: RawColumns,
 ) -> np.ndarray:  # shape (n,), % of monthly income
@@ -135,11 +238,17 @@ def dti_combined(
     return np.where(_is_joint(raw) & ~np.isnan(joint), joint, raw.number("dti"))
 
 
+@_once
+def _term_months(raw: RawColumns) -> np.ndarray:
+    return parse_term(raw.text("term"))
+
+
+@_once
 def installment(
     raw: RawColumns,
 ) -> np.ndarray:  # shape (n,), USD a month
     "The monthly payment; where it is missing, the annuity of amount, rate and term."
-    rate, months = raw.number("int_rate") / 1200, parse_term(raw.text("term"))
+    rate, months = raw.number("int_rate") / 1200, _term_months(raw)
     with np.errstate(divide="ignore", invalid="ignore"):
         annuity = raw.number("loan_amnt") * np.where(rate > 0, rate / -np.expm1(-months * np.log1p(rate)), 1 / months)
     stated = raw.number("installment")
@@ -153,6 +262,14 @@ def ratio(
     "Elementwise ratio, missing where the denominator is not positive."
     positive = np.where(denominator > 0, denominator, np.nan)
     return numerator / positive
+
+
+@_once
+def payment_to_income(
+    raw: RawColumns,
+) -> np.ndarray:  # shape (n,)
+    "A year's payments to the yearly income of all borrowers."
+    return ratio(12 * installment(raw), income(raw))
 
 
 def log_money(
@@ -170,7 +287,7 @@ def months_between(
     months = parse_month(later) - parse_month(earlier)
     return np.where(months >= 0, months, np.nan)
 
-# %% ../nbs/02_features.ipynb #af025573
+# %% ../nbs/02_features.ipynb #933f78c8
 @dataclass(frozen=True)
 class Feature:
     "A numeric model input."
@@ -179,6 +296,12 @@ class Feature:
     unit: str
     meaning: str
     make: Callable[[RawColumns], np.ndarray]
+    column: str | None = None  # the raw number that it is, or whose `log_money` it is; None: it is derived
+
+    @property
+    def is_log(self) -> bool:
+        "Whether it is the logarithm of its raw number."
+        return self.column is not None and self.name != self.column
 
 
 def _fico(prefix: str) -> Callable:
@@ -190,7 +313,7 @@ def _to_income(name: str) -> Callable:
 
 
 DERIVED = (
-    Feature("term_months", "months", "number of payments", lambda raw: parse_term(raw.text("term"))),
+    Feature("term_months", "months", "number of payments", _term_months),
     Feature("emp_length_years", "years", "years in the present employment, 10 for ten or more",
             lambda raw: parse_emp_length(raw.text("emp_length"))),
     Feature("sub_grade_number", "", "Lending Club's sub-grade, 0 (A1) to 34 (G5)",
@@ -205,10 +328,9 @@ DERIVED = (
     Feature("log_installment", "log USD a month", "monthly payment", lambda raw: log_money(installment(raw))),
     Feature("dti_combined", "%", "DTI of all borrowers, without this loan", dti_combined),
     Feature("dti_with_loan", "%", "DTI of all borrowers with this loan's payment",
-            lambda raw: dti_combined(raw) + 100 * ratio(12 * installment(raw), income(raw))),
+            lambda raw: dti_combined(raw) + 100 * payment_to_income(raw)),
     Feature("loan_to_income", "", "amount to yearly income", _to_income("loan_amnt")),
-    Feature("payment_to_income", "", "a year's payments to yearly income",
-            lambda raw: ratio(12 * installment(raw), income(raw))),
+    Feature("payment_to_income", "", "a year's payments to yearly income", payment_to_income),
     Feature("revol_bal_to_income", "", "revolving balance to yearly income", _to_income("revol_bal")),
     Feature("tot_cur_bal_to_income", "", "balance of all accounts to yearly income", _to_income("tot_cur_bal")),
     Feature("total_bal_il_to_income", "", "balance of instalment accounts to yearly income", _to_income("total_bal_il")),
@@ -223,8 +345,8 @@ _REPLACED = {"annual_inc", "annual_inc_joint", "dti", "dti_joint", "installment"
 def _plain_feature(column) -> Feature:
     if column.unit.startswith("USD"):
         name, unit = f"log_{column.name}", f"log {column.unit}"
-        return Feature(name, unit, column.meaning, lambda raw: log_money(raw.number(column.name)))
-    return Feature(column.name, column.unit, column.meaning, lambda raw: raw.number(column.name))
+        return Feature(name, unit, column.meaning, lambda raw: log_money(raw.number(column.name)), column.name)
+    return Feature(column.name, column.unit, column.meaning, lambda raw: raw.number(column.name), column.name)
 
 
 NUMERIC_FEATURES: tuple[Feature, ...] = DERIVED + tuple(
@@ -241,16 +363,25 @@ def category_features(
     return tuple(names + ["addr_state"] if use_addr_state else names)
 
 
+def clean_category(
+    value,  # a raw category; anything but a text counts as missing
+) -> str | None:
+    "A category without stray spaces, None where it is missing."
+    return " ".join(value.split()) or None if isinstance(value, str) else None
+
+
 def derive(
     raw: RawColumns,
     use_addr_state: bool = False,  # whether the borrower's state may be an input
+    only=None,  # names of the features wanted; all by default
 ) -> dict[str, np.ndarray]:  # feature name to array of shape (n,): float64, or objects for categories
-    "All features of `raw`."
-    features = {feature.name: feature.make(raw) for feature in NUMERIC_FEATURES}
+    "The features of `raw`."
+    features = {f.name: f.make(raw) for f in NUMERIC_FEATURES if only is None or f.name in only}
     for name in category_features(use_addr_state):
-        texts = raw.text(name)
-        known = {v: " ".join(v.split()) if isinstance(v, str) and v.strip() else None for v in set(texts.tolist())}
-        features[name] = np.array([known[v] for v in texts.tolist()], dtype=object)
+        if only is None or name in only:
+            texts = raw.text(name).tolist()
+            known = {value: clean_category(value) for value in set(texts)}
+            features[name] = np.array([known[value] for value in texts], dtype=object)
     return features
 
 # %% ../nbs/02_features.ipynb #f49f969e

@@ -1,0 +1,394 @@
+"""The network beside what a practitioner would pick instead, on real loans it has not seen.
+
+    pip install '.[dev,benchmarks]' -c constraints.txt
+    python benchmarks/models.py ../shared/data/accepted_2007_to_2011.csv.gz --jobs 2
+
+First every tree model is tuned, 25 Optuna trials on validation loans, at three dates; the configurations are written to
+benchmarks/results/models_config.json. Only then are test loans opened: two cuts, and six quarters walking forward, each with
+the latest configuration that was tuned on earlier loans. The network has its defaults everywhere. Same loans, same columns,
+same refit on the validation loans that found the number of epochs or rounds, same calibration. 5 seeds for networks, 3 for
+trees, averaged. Writes models.json and models.png beside it.
+"""
+
+import argparse
+import json
+import os
+import time
+import warnings
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+os.environ["TQDM_DISABLE"] = "1"  # of the many fits; this script says where it is
+
+import catboost
+import lightgbm
+import matplotlib.pyplot as plt
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+import xgboost
+from joblib import Parallel, delayed
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import nn
+
+from lending_club.clean import Splits, clean_loans, temporal_split, walk_forward_splits
+from lending_club.data import read_loans
+from lending_club.evaluate import evaluate, use_style
+from lending_club.hpo import DEFAULTS, make_net
+from lending_club.model import LoanMLP, LoanNet, SeedAverage, best_calibrator
+from lending_club.preprocess import preprocessing
+from lending_club.settings import Settings
+
+RESULTS = Path(__file__).resolve().parent / "results"
+EARLY = (date(2010, 1, 1), date(2010, 7, 1))
+CUTS = {
+    "A: train before 2010-07, validation to 2010-12, test 2011": (date(2010, 7, 1), date(2011, 1, 1)),
+    "B: train before 2011-01, validation to 2011-03, test from 2011-04": (date(2011, 1, 1), date(2011, 4, 1)),
+}
+TREES = ("LightGBM", "XGBoost", "CatBoost")
+MODELS = ("network", "plain MLP", "logistic regression", *TREES)
+TRIALS, NET_SEEDS, TREE_SEEDS, RESAMPLES = 25, 5, 3, 1_000
+
+
+# --- what the models see
+
+
+class Inputs:
+    "The same columns for all: a matrix for networks and regression, numbers with their gaps and codes for trees."
+
+    def __init__(self, splits: Splits):
+        self.prepare = preprocessing(seed=42).fit(splits.train)
+        self.layout = self.prepare["encode"].layout_
+        self.n_codes = len(self.layout["cardinalities"])
+
+    def matrix(self, loans) -> np.ndarray:
+        return self.prepare.transform(loans)
+
+    def one_hot(self, loans) -> np.ndarray:
+        X = self.matrix(loans)
+        codes = [np.eye(size)[X[:, i - self.n_codes].astype(int)] for i, size in enumerate(self.layout["cardinalities"])]
+        return np.hstack([X[:, : X.shape[1] - self.n_codes], *codes])
+
+    def frame(self, loans) -> pd.DataFrame:
+        encoder = self.prepare["encode"]
+        numbers = self.prepare["features"].transform(loans)[encoder.numeric_].reset_index(drop=True)
+        codes = self.matrix(loans)[:, -self.n_codes :].astype(int)
+        return numbers.join(pd.DataFrame(codes, columns=encoder.categorical_))
+
+
+def outcomes(loans) -> np.ndarray:
+    return loans["default"].to_numpy()
+
+
+# --- trees: parameters to search, and how each is fitted with early stopping or for a number of rounds
+
+
+def suggest(name: str, trial) -> dict:
+    number, whole = partial(trial.suggest_float, log=True), partial(trial.suggest_int, log=True)
+    if name == "LightGBM":
+        return {
+            "learning_rate": number("learning_rate", 0.01, 0.1), "num_leaves": whole("num_leaves", 4, 40),
+            "min_data_in_leaf": whole("min_data_in_leaf", 20, 300), "feature_fraction": number("feature_fraction", 0.3, 1),
+            "bagging_fraction": number("bagging_fraction", 0.5, 1), "lambda_l2": number("lambda_l2", 0.01, 30),
+        }  # fmt: skip
+    if name == "XGBoost":
+        return {
+            "learning_rate": number("learning_rate", 0.01, 0.1), "max_depth": whole("max_depth", 2, 7),
+            "min_child_weight": number("min_child_weight", 1, 100), "subsample": number("subsample", 0.5, 1),
+            "colsample_bytree": number("colsample_bytree", 0.3, 1), "reg_lambda": number("reg_lambda", 0.1, 30),
+        }  # fmt: skip
+    return {
+        "learning_rate": number("learning_rate", 0.03, 0.15), "depth": whole("depth", 2, 6),
+        "l2_leaf_reg": number("l2_leaf_reg", 1, 30), "random_strength": number("random_strength", 0.1, 10),
+        "bagging_temperature": trial.suggest_float("bagging_temperature", 0, 2),
+    }  # fmt: skip
+
+
+def fit_tree(name: str, parameters: dict, X, y, valid=None, rounds: int | None = None, seed: int = 0):
+    "A function from inputs to PDs, and the rounds that early stopping found or was given."
+    codes = [column for column in X if X[column].dtype.kind == "i"]
+    most = rounds or 2_000
+    if name == "LightGBM":
+        own = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": seed, "bagging_freq": 1} | parameters
+        data = lightgbm.Dataset(X, y, categorical_feature=codes)
+        if rounds:
+            return lightgbm.train(own, data, most).predict, rounds
+        stop = lightgbm.early_stopping(50, verbose=False)
+        model = lightgbm.train(own, data, most, valid_sets=[lightgbm.Dataset(*valid, reference=data)], callbacks=[stop])
+        return model.predict, model.best_iteration
+    if name == "XGBoost":
+        own = {"objective": "binary:logistic", "eval_metric": "logloss", "nthread": 1, "tree_method": "hist", "seed": seed}
+        options = {"early_stopping_rounds": 50, "evals": [(xgboost.DMatrix(*valid), "valid")]} if valid else {}
+        model = xgboost.train(own | parameters, xgboost.DMatrix(X, y), most, verbose_eval=False, **options)
+        best = rounds or model.best_iteration + 1
+        return lambda Z: model.predict(xgboost.DMatrix(Z), iteration_range=(0, best)), best
+    model = catboost.CatBoostClassifier(
+        iterations=most, cat_features=codes, loss_function="Logloss", thread_count=1, random_seed=seed, verbose=False,
+        allow_writing_files=False, **parameters,
+    )  # fmt: skip
+    if rounds:
+        model.fit(X, y)
+    else:
+        model.fit(X, y, eval_set=valid, early_stopping_rounds=50, use_best_model=True)
+    return lambda Z: model.predict_proba(Z)[:, 1], rounds or model.get_best_iteration() + 1
+
+
+def tune(name: str, splits: Splits) -> dict:
+    "The best parameters by log-loss on the validation period, whose earlier part stops the training."
+    inputs = Inputs(splits)
+    X, V, C = (inputs.frame(part) for part in (splits.train, splits.validation, splits.calibration))
+    y, y_valid, y_later = (outcomes(part) for part in (splits.train, splits.validation, splits.calibration))
+
+    def objective(trial):
+        model, _ = fit_tree(name, suggest(name, trial), X, y, (V, y_valid))
+        return log_loss(np.r_[y_valid, y_later], np.r_[model(V), model(C)])
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(objective, n_trials=TRIALS)
+    return {"parameters": study.best_params, "validation_log_loss": study.best_value, "trials": TRIALS}
+
+
+# --- one split: every model's calibrated PDs
+
+
+class WeightedLoss(nn.Module):
+    "What is often done: the rarer class weighs more."
+
+    def __init__(self, weight: float):
+        super().__init__()
+        self.loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight))
+
+    def forward(self, logits, y):
+        return self.loss(logits[:, 0], y)
+
+
+def networks(name: str, splits: Splits, inputs: Inputs, settings: Settings):
+    if name == "network":
+        net, stops = make_net(DEFAULTS["tabm"], settings, inputs.layout), 3
+    else:
+        y = outcomes(splits.train)
+        net = LoanNet(
+            LoanMLP, layout=inputs.layout, module__hidden=(256, 128, 64, 32, 16), module__dropout=0.3, module__batch_norm=True,
+            criterion=WeightedLoss, criterion__weight=float((1 - y.mean()) / y.mean()), lr=1e-3, batch_size=512, averaging=0,
+        )  # fmt: skip
+        stops = 3
+    X, V = inputs.matrix(splits.train), inputs.matrix(splits.validation)
+    average = SeedAverage(net, NET_SEEDS, n_stops=stops).fit(X, outcomes(splits.train), V, outcomes(splits.validation))
+    return [lambda Z, one=one: one.predict_proba(Z)[:, 1] for one in average.nets_], average.epochs_
+
+
+def trees(name: str, splits: Splits, inputs: Inputs, parameters: dict):
+    X, V = inputs.frame(splits.train), inputs.frame(splits.validation)
+    y, y_valid = outcomes(splits.train), outcomes(splits.validation)
+    both, y_both = pd.concat([X, V]), np.r_[y, y_valid]
+    models, rounds = [], []
+    for seed in range(TREE_SEEDS):
+        rounds.append(fit_tree(name, parameters, X, y, (V, y_valid), seed=seed)[1])
+        models.append(fit_tree(name, parameters, both, y_both, rounds=rounds[-1], seed=seed)[0])
+    return models, rounds
+
+
+def score(name: str, splits: Splits, inputs: Inputs, config: dict) -> dict:
+    "PDs of the test loans, calibrated, and what they cost; nothing here looks at their outcomes."
+    settings = Settings(torch_device="cpu")
+    start = time.perf_counter()
+    if name in ("network", "plain MLP"):
+        (models, steps), make = networks(name, splits, inputs, settings), inputs.matrix
+    elif name in TREES:
+        (models, steps), make = trees(name, splits, inputs, config[name]["parameters"]), inputs.frame
+    else:
+        recent = pd.concat([splits.train, splits.validation])
+        model = LogisticRegression(C=0.1, max_iter=2_000).fit(inputs.one_hot(recent), outcomes(recent))
+        models, steps, make = [lambda Z: model.predict_proba(Z)[:, 1]], [], inputs.one_hot
+    seconds = (time.perf_counter() - start) / len(models)
+    C, T = make(splits.calibration), make(splits.test)
+    start = time.perf_counter()
+    each = np.array([model(T) for model in models])
+    rows = len(T) * len(models) / (time.perf_counter() - start)
+    before, raw = np.mean([model(C) for model in models], axis=0), each.mean(axis=0)
+    prior = 0 if name == "plain MLP" else 300  # its weighted loss needs a free calibration
+    p = best_calibrator(before, outcomes(splits.calibration), prior=prior)[0].predict(raw)
+    return {"p": p, "raw": raw, "each": each, "steps": steps, "fit_seconds": seconds, "rows_per_second": rows}
+
+
+def score_all(splits: Splits, config: dict) -> dict:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inputs = Inputs(splits)
+        return {name: score(name, splits, inputs, config) for name in MODELS}
+
+
+# --- evaluation
+
+
+def bootstrap(pairs: list, metric, seed: int = 0) -> dict:
+    "Difference of two models, mean over the test sets, with the 95 % interval of paired resampling of loans."
+    rng = np.random.default_rng(seed)
+    differences = []
+    for y, p, other in pairs:
+        own = []
+        while len(own) < RESAMPLES:
+            i = rng.integers(len(y), size=len(y))
+            if 0 < y[i].sum() < len(i):
+                own.append(metric(y[i], p[i]) - metric(y[i], other[i]))
+        differences.append(own)
+    mean = float(np.mean([metric(y, p) - metric(y, other) for y, p, other in pairs]))
+    low, high = np.quantile(np.mean(differences, axis=0), (0.025, 0.975))
+    return {"difference": mean, "lower": float(low), "upper": float(high)}
+
+
+def compare(sets: dict, scored: dict) -> dict:
+    "The network against each other model, over one or several test sets."
+    result = {}
+    for name in MODELS[1:]:
+        pairs = [(outcomes(sets[key]), scored[key]["network"]["p"], scored[key][name]["p"]) for key in sets]
+        result[name] = {"roc_auc": bootstrap(pairs, fast_auc), "log_loss": bootstrap(pairs, fast_log_loss)}
+    return result
+
+
+def fast_auc(y, p) -> float:
+    from scipy.stats import rankdata
+
+    bad = y == 1
+    n = bad.sum()
+    return (rankdata(p)[bad].sum() - n * (n + 1) / 2) / (n * (len(y) - n))
+
+
+def fast_log_loss(y, p) -> float:
+    return -float(np.mean(np.log(np.where(y == 1, p, 1 - p))))
+
+
+def metrics(y, model: dict) -> dict:
+    full = evaluate(y, model["p"])
+    names = ("roc_auc", "roc_auc_lower", "roc_auc_upper", "pr_auc", "ks", "brier", "log_loss", "calibration_slope",
+             "calibration_slope_lower", "calibration_slope_upper", "ece")  # fmt: skip
+    single = [roc_auc_score(y, one) for one in model["each"]]
+    return {name: full[name] for name in names} | {
+        "raw_log_loss": float(log_loss(y, model["raw"])), "single_auc": float(np.mean(single)),
+        "single_auc_sd": float(np.std(single, ddof=1)) if len(single) > 1 else 0.0,
+        "steps": [int(step) for step in model["steps"]], "fit_seconds": model["fit_seconds"],
+        "rows_per_second": model["rows_per_second"],
+    }  # fmt: skip
+
+
+def report(test: pd.DataFrame, scored: dict) -> dict:
+    "Everything about one test set, over all and within each term."
+    terms = test["term"].str.strip()
+    result = {}
+    for part in ("all", *sorted(terms.unique())):
+        keep = np.ones(len(test), bool) if part == "all" else (terms == part).to_numpy()
+        own = {name: {k: v[..., keep] if k in ("p", "raw", "each") else v for k, v in m.items()} for name, m in scored.items()}
+        y = outcomes(test)[keep]
+        sets, one = {"": test[keep]}, {"": own}
+        rows = {name: metrics(y, model) for name, model in own.items()}
+        result[part] = {"loans": int(keep.sum()), "bad_rate": float(y.mean()), "models": rows, "against": compare(sets, one)}
+    return result
+
+
+def best_tree(rows: dict) -> str:
+    return max(TREES, key=lambda name: rows[name]["roc_auc"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a file of real loans, 2007 to 2011")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--quarters", type=int, default=6, help="quarters walking forward (default: %(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    loans = clean_loans(read_loans(options.data))
+    start = time.perf_counter()
+
+    def say(text):
+        print(f"[{time.perf_counter() - start:5.0f} s] {text}", flush=True)
+
+    dates = [EARLY, *CUTS.values()]
+    wanted = [(name, train_end, val_end) for train_end, val_end in dates for name in TREES]
+    say(f"tuning: {len(wanted)} times {TRIALS} trials")
+    found = Parallel(options.jobs)(
+        delayed(tune)(name, temporal_split(loans[loans["issue_month"] < pd.Timestamp(end) + pd.DateOffset(months=3)], begin, end))
+        for name, begin, end in wanted
+    )
+    config = {str(end): {} for _, end in dates}
+    for (name, _, end), best in zip(wanted, found, strict=True):
+        config[str(end)][name] = best
+    config["network"] = DEFAULTS["tabm"]
+    (RESULTS / "models_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    say("configurations are written; test loans are opened now")
+
+    result = {"data": options.data.name, "seeds": {"networks": NET_SEEDS, "trees": TREE_SEEDS}, "cuts": {}}
+    for title, (begin, end) in CUTS.items():
+        splits = temporal_split(loans, begin, end)
+        result["cuts"][title] = report(splits.test, score_all(splits, config[str(end)]))
+        say(title)
+
+    walk = walk_forward_splits(loans, options.quarters, 6)
+
+    def tuned_before(quarter):
+        return config[max(str(end) for _, end in dates if str(end) <= str(pd.Period(quarter).start_time.date()))]
+
+    scored = Parallel(options.jobs)(delayed(score_all)(splits, tuned_before(quarter)) for quarter, splits in walk.items())
+    scored = dict(zip(walk, scored, strict=True))
+    tests = {quarter: splits.test for quarter, splits in walk.items()}
+    rows = {q: {name: metrics(outcomes(tests[q]), model) for name, model in scored[q].items()} for q in tests}
+    result["walk_forward"] = {
+        "quarters": {q: {"loans": len(tests[q]), "models": rows[q]} for q in tests},
+        "mean": {
+            name: {metric: float(np.mean([rows[q][name][metric] for q in tests])) for metric in ("roc_auc", "log_loss")}
+            for name in MODELS
+        },
+        "against": compare(tests, scored),
+    }
+    say("walked forward")
+    result["seconds"] = round(time.perf_counter() - start)
+    (RESULTS / "models.json").write_text(json.dumps(result, indent=1) + "\n")
+    show(result)
+    draw(result)
+
+
+def show(result: dict):
+    for title, cut in result["cuts"].items():
+        for part, content in cut.items():
+            print(f"\n{title}; {part}: {content['loans']} loans\n")
+            print(pd.DataFrame(content["models"]).T.drop(columns="steps").astype(float).round(4).to_markdown())
+            tree = best_tree(content["models"])
+            print(f"\nagainst {tree}, the best tree here: {content['against'][tree]}")
+            print(f"against the plain MLP: {content['against']['plain MLP']}")
+    walk = result["walk_forward"]
+    print("\nwalk-forward\n")
+    print(pd.DataFrame({q: {n: m["roc_auc"] for n, m in c["models"].items()} for q, c in walk["quarters"].items()}).to_markdown())
+    print(pd.DataFrame(walk["mean"]).T.to_markdown())
+    for name, against in walk["against"].items():
+        print(f"against {name}: {against}")
+
+
+def draw(result: dict):
+    "The network's difference to each model, with its interval, over all test loans."
+    use_style()
+    sets = {f"cut {title[0]}": cut["all"]["against"] for title, cut in result["cuts"].items()}
+    sets[f"{len(result['walk_forward']['quarters'])} quarters"] = result["walk_forward"]["against"]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4), sharey=True)
+    titles = {"roc_auc": "ROC-AUC: to the right the network is better", "log_loss": "log-loss: to the left the network is better"}
+    for axis, (metric, title) in zip(axes, titles.items(), strict=True):
+        for i, (name, against) in enumerate(sets.items()):
+            others = [other for other in MODELS[1:] if other in against]
+            values = pd.DataFrame({other: against[other][metric] for other in others}).T
+            place = np.arange(len(others)) + 0.2 * (i - 1)
+            error = [values["difference"] - values["lower"], values["upper"] - values["difference"]]
+            axis.errorbar(values["difference"], place, xerr=error, fmt="o", ms=4, label=name)
+        axis.axvline(0, color="black", lw=1)
+        axis.set_yticks(range(len(others)), others)
+        axis.set(title=title, xlabel="network minus the other, paired 95 % interval")
+    axes[0].legend()
+    figure.savefig(RESULTS / "models.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()
