@@ -1,0 +1,210 @@
+"""The service against its own contract: requests drawn from the OpenAPI document, applications drawn from the schema."""
+
+import csv
+import io
+import json
+
+import hypothesis
+import mlflow
+import pandas as pd
+import pytest
+import schemathesis
+from conftest import make_project
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from lending_club.api import (
+    FIELDS,
+    RequestError,
+    check_application,
+    create_app,
+    fits_all,
+    read_application,
+    read_json_batch,
+    respell,
+)  # fmt: skip
+from lending_club.preprocess import application_frame
+from lending_club.promote import promote
+from lending_club.schema import BY_NAME, COLUMNS, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
+from lending_club.serve import month_today
+from lending_club.settings import load_settings
+from lending_club.train import train
+
+MONTHS = [f"{m}-{y}" for y in range(1900, 2100) for m in "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()]
+REPEATABLE = {
+    "derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck),
+}  # fmt: skip
+
+
+def field_values(column):
+    "Any value of a column that the schema admits."
+    if column.kind == "number":
+        inside = {"min_value": column.minimum, "max_value": column.maximum}
+        whole = st.integers(int(column.minimum), int(column.maximum))
+        return st.floats(**inside) | whole | st.sampled_from([column.minimum, column.maximum])
+    if column.values:
+        return st.sampled_from([*column.values, *(value.strip() for value in column.values)])
+    return st.sampled_from(MONTHS) if column.kind == "month" else st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+def drawn_applications(columns=COLUMNS):
+    "Any application that the schema admits."
+    drawn = {c.name: field_values(c) for c in columns if c.at_origination}
+    required = {name: drawn.pop(name) for name in REQUIRED_IN_APPLICATION}
+    return st.fixed_dictionaries(required, optional={name: st.none() | values for name, values in drawn.items()})
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    "Settings, the trained model and an app that answers with it."
+    settings = load_settings(make_project(tmp_path_factory.mktemp("contract") / "project"), webhook_secret="s3cret")
+    trained = train(settings)
+    promote(settings)
+    app = create_app(settings)
+    app.state.poller.poll()
+    assert app.state.poller.scorer is not None, app.state.poller.last_error
+    return settings, trained, app
+
+
+def some_csv(applications: list[dict]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS)
+    writer.writeheader()
+    writer.writerows(applications)
+    return text.getvalue().encode()
+
+
+# what a CSV table may be cannot be said in an OpenAPI document, so that part is drawn from the schema
+schemathesis.openapi.media_type("text/csv", st.lists(drawn_applications(), max_size=3).map(some_csv), aliases=["application/csv"])
+
+
+def ask(operation, mode, examples: int, statuses: dict):
+    "One operation, with what the document admits or with what it does not, through all of schemathesis' checks."
+    no_rejection = CHECKS.get_one("negative_data_rejection")
+
+    @hypothesis.settings(max_examples=examples, **REPEATABLE)
+    @given(operation.as_strategy(generation_mode=mode))
+    def ask_once(case):
+        response = case.call()
+        statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
+        # a partial batch answers what violates the document with error objects
+        partial = (case.query or {}).get("partial") == "true"
+        # and 413, for more applications than the document allows, is a refusal that the check does not count as one
+        refused = response.status_code == 413
+        case.validate_response(response, excluded_checks=[no_rejection] if partial or refused else None)
+
+    ask_once()
+
+
+def ask_all(app, examples: int) -> dict:  # status counts by operation
+    "Every operation of the document."
+    load_all_checks()
+    statuses = {}
+    for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations():
+        operation = result.ok()
+        seen = statuses[operation.label] = {}
+        ask(operation, GenerationMode.POSITIVE, examples, seen)
+        if operation.method == "post":  # there is nothing that could be wrong about the others
+            ask(operation, GenerationMode.NEGATIVE, examples, seen)
+    return statuses
+
+
+def check_statuses(statuses: dict):
+    assert set(statuses) == {"POST /predict", "POST /predict/batch", "GET /health", "GET /ready", "GET /metrics", "POST /webhook"}
+    assert not [label for label, seen in statuses.items() if any(status >= 500 for status in seen)], statuses
+    assert {200, 400, 422} <= set(statuses["POST /predict"]) and {200, 422} <= set(statuses["POST /predict/batch"]), statuses
+
+
+def test_the_document_holds(served):
+    check_statuses(ask_all(served[2], 50))
+
+
+@pytest.mark.slow
+def test_the_document_holds_for_thousands_of_requests(served):
+    statuses = ask_all(served[2], 500)
+    check_statuses(statuses)
+    assert sum(sum(seen.values()) for seen in statuses.values()) >= 2_000, statuses
+
+
+def test_the_document_asks_for_a_key_where_one_is_needed(served):
+    locked = create_app(load_settings(served[0].root, api_keys="k1,k2"))
+    locked.state.poller.poll()
+    operations = [result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", locked).get_all_operations()]
+    guarded = {o.label for o in operations if o.definition.raw.get("security")}
+    assert guarded == {"POST /predict", "POST /predict/batch"}
+    (predict,) = (o for o in operations if o.label == "POST /predict")
+
+    @hypothesis.settings(max_examples=20, **REPEATABLE)
+    @given(case=predict.as_strategy())
+    def ask(case):
+        case.headers = {**(case.headers or {}), "X-API-Key": "k2"}
+        response = case.call()
+        assert response.status_code == 200
+        case.validate_response(response)
+
+    ask()
+
+
+def probabilities(scorer, applications):
+    return [answer["probability_of_default"] for answer in scorer.score(applications)]
+
+
+@pytest.mark.slow
+def test_any_application_gets_one_probability(served):
+    settings, trained, app = served
+    scorer = app.state.poller.scorer
+    pipeline, columns = trained.pipeline, trained.card["inputs"]["columns"]
+    pyfunc = mlflow.pyfunc.load_model(f"models:/{settings.registered_model_name}/{trained.version}")
+
+    @hypothesis.settings(max_examples=40, **REPEATABLE)
+    @given(st.lists(drawn_applications(), min_size=1, max_size=12))
+    def agree(drawn):
+        own = probabilities(scorer, read_json_batch(json.dumps(drawn).encode(), 100))
+        dated = [a if a.get("issue_d") else {**a, "issue_d": month_today()} for a in drawn]
+        raw = application_frame(dated, columns)
+        theirs = pipeline.predict_proba(raw)[:, 1]
+        assert own == pytest.approx(theirs, abs=1e-5)
+        alone = probabilities(scorer, [read_application(json.dumps(drawn[0]).encode())])
+        assert alone == pytest.approx(own[:1], abs=1e-6)
+
+        frame = pd.DataFrame(raw)
+        loaded = pyfunc.get_raw_model().predict_proba(frame)[:, 1]
+        assert own == pytest.approx(loaded, abs=1e-5)
+        clear = abs(loaded - scorer.threshold) > 1e-5
+        decided = [answer["prediction"] for answer in scorer.score(drawn)]
+        assert pyfunc.predict(frame)[clear].tolist() == [d for d, c in zip(decided, clear, strict=True) if c]
+
+    agree()
+
+
+ODD = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers(), max_size=2)
+    | st.sampled_from(["36 months ", "10+  years", "Dec-2015", " dec-2015", "Dec-20१५", 10**400, 2**63, "x" * 1_001, {}, 0, -1])
+)  # fmt: skip
+
+
+@hypothesis.settings(max_examples=600, **REPEATABLE)
+@given(drawn_applications(), st.dictionaries(st.sampled_from([*BY_NAME, "anual_inc", ""]), ODD, max_size=2))
+def test_the_fast_ways_let_through_what_the_model_does(application, odd):
+    application = application | odd
+    try:
+        checked = check_application(application)
+    except RequestError:
+        checked = None
+    if fits_all([application]):
+        assert respell([dict(application)]) == [checked], application
+    try:
+        body = json.dumps(application, allow_nan=False).encode()
+    except ValueError:
+        return  # NaN
+    try:
+        assert read_application(body) == checked
+    except RequestError:
+        assert checked is None
+
+
+def test_the_document_shows_an_application_that_is_accepted(served):
+    (example,) = served[2].openapi()["components"]["schemas"]["Application"]["examples"]
+    assert example == EXAMPLE_APPLICATION and fits_all([example])
