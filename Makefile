@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint promote serve lab mlflow readme export
+.PHONY: help install run test test-slow test-stack lint promote serve lab mlflow readme export up down logs backup restore
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,10 +33,13 @@ run: $(STAMP)  ## raw loans to a registered candidate; the first one is promoted
 
 test: $(STAMP)  ## every notebook and every test but the slow ones
 	$(BIN)/nbdev_test --do-print
-	$(BIN)/python -m pytest -m 'not slow and not stack'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not stack'
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m 'slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow'
+
+test-stack: $(STAMP)  ## the stack built, used, broken and restored, where a container engine answers
+	$(BIN)/python -m pytest -m stack -s
 
 lint: $(STAMP)  ## ruff over notebooks and code
 	$(BIN)/ruff check .
@@ -61,3 +64,19 @@ readme: $(STAMP)  ## README.md from nbs/index.ipynb, without Quarto
 	$(BIN)/nbdev-test nbs/index.ipynb --save
 	$(BIN)/nbdev-clean
 	$(BIN)/python nbs/make_readme.py
+
+# --- the stack: Docker with Compose is all these need
+up:  ## the stack in containers; GPU=1 for a GPU, S3=seaweedfs for the other store
+	@GPU="$(GPU)" S3="$(S3)" service/stack.sh up
+
+down:  ## stop the stack; its data stay
+	@service/stack.sh down
+
+logs:  ## what the stack says, as it says it
+	@service/stack.sh logs
+
+backup:  ## the stack's databases and artifacts to one file (FILE=..., or one of var/backups)
+	@FILE="$(FILE)" service/stack.sh backup
+
+restore:  ## and back, in place of what is there: make restore FILE=...
+	@FILE="$(FILE)" service/stack.sh restore

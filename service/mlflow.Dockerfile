@@ -1,0 +1,14 @@
+# MLflow's server, and the tools for its artifacts in the S3 store. Built from the repository's root.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# hadolint ignore=DL3006
+FROM ${PYTHON_IMAGE}
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /app
+COPY constraints.txt service/mlflow.requirements.txt ./
+RUN pip install -c constraints.txt -r mlflow.requirements.txt \
+ && groupadd --system --gid 1000 app \
+ && useradd --system --uid 1000 --gid app --home-dir /tmp --no-create-home --shell /usr/sbin/nologin app
+COPY service/mlflow_server.py service/artifacts.py ./
+USER 1000:1000
+EXPOSE 5000
+CMD ["python", "mlflow_server.py"]
