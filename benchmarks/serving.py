@@ -365,6 +365,7 @@ def measure(options) -> dict:
         version, scorer = next(iter(scorers.items()))
         model = f"models:/{settings.registered_model_name}/{version}"
         environment = {"MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri, "BENCHMARK_MODEL": model}
+        environment["PATH"] = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"  # where mlflow looks for uvicorn
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         ports = {system: free_port() for system in NAMES}
         uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "--no-access-log", "--log-level", "warning", "--port"]
