@@ -32,7 +32,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
-SKINNY = ("mlflow-skinny", "onnxruntime", "fastapi", "uvicorn", "numpy", "prometheus-client", "psutil")
+SKINNY = ("mlflow-skinny", "onnxruntime", "fastapi", "msgspec", "uvicorn", "numpy", "prometheus-client", "psutil")
 TRAIN = "from lending_club.settings import load_settings; s = load_settings(); from lending_club.train import train; \
 train(s); from lending_club.promote import promote; promote(s)"
 

@@ -43,11 +43,15 @@ SETTINGS = "[lending_club]\nsample_rows = {rows}\nepochs = {epochs}\n"
 COMMANDS = Path(sys.executable).parent  # of the environment
 
 WRK = """
-local bodies, next = {}, 1
-for line in io.lines("%s") do bodies[#bodies + 1] = line end
+local requests, next = {}, 1
+function init()
+  for line in io.lines("%s") do
+    requests[#requests + 1] = wrk.format("POST", "%s", {["Content-Type"] = "application/json"}, line)
+  end
+end
 function request()
-  next = next %% #bodies + 1
-  return wrk.format("POST", "%s", {["Content-Type"] = "application/json"}, bodies[next])
+  next = next %% #requests + 1
+  return requests[next]
 end
 function done(summary, latency)
   local e = summary.errors

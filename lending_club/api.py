@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'access_log', 'Application', 'FIELDS', 'RequestError', 'check_application', 'read_application', 'check_batch',
-           'read_json_batch', 'fits_all', 'respell', 'read_csv_batch', 'Decision', 'Fault', 'Refusal',
-           'RefusedApplication', 'Health', 'Metrics', 'JsonFormatter', 'TextFormatter', 'log_config', 'create_app']
+           'take_all', 'read_json_batch', 'read_csv_batch', 'Decision', 'Fault', 'Refusal', 'RefusedApplication',
+           'Health', 'Metrics', 'JsonFormatter', 'TextFormatter', 'log_config', 'create_app']
 
 # %% ../nbs/core/api.ipynb #24548b7c
 import csv
@@ -14,20 +14,18 @@ import hmac
 import io
 import json
 import logging
-import math
 import os
 import re
 import secrets
 import signal
-import struct
 import threading
 import time
 import traceback
 from asyncio import get_running_loop
 from contextlib import asynccontextmanager
-from itertools import chain
 from typing import Annotated, Any, Literal, NotRequired
 
+import msgspec
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
@@ -40,7 +38,6 @@ from pydantic import (
     AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, with_config,
 )
 from pydantic_core import PydanticCustomError, from_json, to_json
-from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
 import lending_club
@@ -194,7 +191,7 @@ def check_application(
 
 
 def _json_type(value) -> str:
-    names = {list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
@@ -212,6 +209,42 @@ def _fault(data: dict, error: dict, hints: _Hints) -> dict:
     return {"field": name, "value": _shown(value), "message": message, "allowed": allowed}
 
 # %% ../nbs/core/api.ipynb #a71cae27
+def _quick_type(column: Column):
+    "The type of a field for msgspec: in the raw file's spelling, or without its outer spaces."
+    if column.kind == "number":
+        kind = Annotated[float, msgspec.Meta(ge=column.minimum, le=column.maximum)]
+    elif column.kind == "month":
+        kind = Annotated[str, msgspec.Meta(pattern=_MONTH.replace("$", r"\Z"))]
+    elif column.values:
+        kind = Literal[tuple(sorted({*column.values, *_SPELLINGS[column.name]}))]
+    else:
+        kind = Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
+    return kind if column.name in REQUIRED_IN_APPLICATION else NotRequired[kind | None]
+
+
+_QUICK_ID = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
+_Quick = TypedDict("_Quick", {"id": NotRequired[_QUICK_ID | None]} | {n: _quick_type(BY_NAME[n]) for n in FIELDS if n != "id"})
+_READ_ONE, _READ_MANY = msgspec.json.Decoder(_Quick).decode, msgspec.json.Decoder(list[_Quick]).decode
+_RESPELLED = {c.name: own for c in COLUMNS if (own := {v.strip(): v for v in c.values if v != v.strip()})}
+
+
+def _quickly(read, given):
+    "What msgspec makes of something; None where it does not take it."
+    try:
+        return read(given)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _respell(rows: list[dict]) -> list[dict]:
+    "Applications, changed in place: categories as the raw file spells them."
+    for name, spellings in _RESPELLED.items():
+        for row in rows:
+            if (value := row.get(name)) is not None:
+                row[name] = spellings.get(value, value)
+    return rows
+
+
 def _from_json(body: bytes) -> Any:
     "The body as parsed JSON, names that occur twice not looked for. Raises `RequestError`."
     if not body.strip():
@@ -238,17 +271,17 @@ def read_application(
     body: bytes,  # JSON
 ) -> dict:  # raw fields by name, only those known at origination
     "The application in a request's body. Raises `RequestError`."
-    try:
-        application = _ONE.validate_json(body)
-    except ValidationError:
-        data = _from_json(body)
-        _refuse_duplicates(body)
-        return check_application(data)
-    if body.count(b":") > len(application):
-        _refuse_duplicates(body)
-    return application
+    application = _quickly(_READ_ONE, body)
+    if application is not None and body.count(b":") == len(application):
+        return _respell([application])[0]
+    data = _from_json(body)
+    _refuse_duplicates(body)
+    return check_application(data)
 
 # %% ../nbs/core/api.ipynb #bb27ccb3
+_ALL_FIELDS = frozenset(FIELDS)
+
+
 def check_batch(
     rows: list,  # parsed JSON, rows of a CSV file, or a RequestError in the place of one that is already refused
     partial: bool = False,  # whether the others are answered if some cannot be used
@@ -277,94 +310,38 @@ def check_batch(
     return checked
 
 
+def take_all(
+    rows: list,  # parsed JSON, or rows of a CSV file
+) -> list[dict] | None:  # applications
+    "The rows as applications if all are right; None where one is not, or where that takes a closer look."
+    if not set(map(type, rows)) <= {dict} or not all(map(_ALL_FIELDS.issuperset, rows)):
+        return None
+    taken = _quickly(lambda given: msgspec.convert(given, list[_Quick]), rows)
+    return None if taken is None else _respell(taken)
+
+
 def read_json_batch(
     body: bytes,
     limit: int,  # applications at most
     partial: bool = False,  # see `check_batch`
 ) -> list:
     "The applications in a JSON array. Raises `RequestError`."
+    rows = _quickly(_READ_MANY, body)
+    if rows is not None and body.count(b":") == sum(map(len, rows)):
+        _check_rows(len(rows), limit)
+        return _respell(rows)
     rows = _from_json(body)
     if not isinstance(rows, list):
         raise RequestError(422, f"a batch must be a JSON array of applications, not {_json_type(rows)}")
     _check_rows(len(rows), limit)
-    if fits_all(rows):
-        if body.count(b":") > sum(map(len, rows)):
-            _refuse_duplicates(body)
-        return respell(rows)
     _refuse_duplicates(body)
-    return check_batch(rows, partial)
+    taken = take_all(rows)
+    return check_batch(rows, partial) if taken is None else taken
 
 
 def _check_rows(count: int, limit: int):
     if count > limit:
         raise RequestError(413, f"a batch of more than {limit:,} applications is too large: send it in parts")
-
-# %% ../nbs/core/api.ipynb #452af61f
-_NUMBERS = tuple(c.name for c in COLUMNS if c.kind == "number" and c.at_origination)
-_LEAST = np.array([BY_NAME[name].minimum for name in _NUMBERS])
-_MOST = np.array([BY_NAME[name].maximum for name in _NUMBERS])
-_NEEDED = [_NUMBERS.index(name) for name in REQUIRED_IN_APPLICATION if name in _NUMBERS]
-_TEXTS = [c for c in COLUMNS if c.kind != "number" and c.at_origination and c.name != "id"]
-_PACK = struct.Struct(f"{len(_NUMBERS)}d").pack
-_ABSENT = (math.nan,) * len(_NUMBERS)
-_RESPELLED = {c.name: {v.strip(): v for v in c.values} for c in _TEXTS if any(v != v.strip() for v in c.values)}
-_KNOWN = {c.name: {*c.values, *_SPELLINGS[c.name]} for c in _TEXTS if c.values}
-_ALL_FIELDS, _PLAIN = frozenset(FIELDS), frozenset({float, int, str, type(None)})
-
-
-def _pack(row: dict) -> bytes:
-    "The numbers of an application; raises `struct.error` where there is something else."
-    try:
-        return _PACK(*map(row.get, _NUMBERS, _ABSENT))
-    except struct.error:
-        return _PACK(*[math.nan if (value := row.get(name)) is None else value for name in _NUMBERS])
-
-
-def _fits(column: Column, values: set) -> bool:
-    "Whether these are values of a column of texts; None stands for missing."
-    if None in values:
-        if column.name in REQUIRED_IN_APPLICATION:
-            return False
-        values.discard(None)
-    if column.values:
-        return values <= _KNOWN[column.name]
-    if column.kind == "month":
-        return all(type(value) is str and re.match(_MONTH, value) for value in values)
-    return all(type(value) is str and len(value) <= _MAX_TEXT for value in values)
-
-
-def _fits_id(value) -> bool:
-    return value is None or (type(value) is int and -(2**63) <= value < 2**63) or (type(value) is str and len(value) <= _MAX_TEXT)
-
-
-def fits_all(
-    rows: list,  # parsed JSON, or rows of a CSV file
-) -> bool:
-    "Whether all of them are applications as the model takes them; False also where this cannot be told quickly."
-    if not set(map(type, rows)) <= {dict} or not all(map(_ALL_FIELDS.issuperset, rows)):
-        return False
-    if not _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, rows)))):
-        return False  # such as true, which would pass for the number 1
-    try:
-        numbers = np.frombuffer(b"".join(map(_pack, rows))).reshape(len(rows), len(_NUMBERS))
-        if not all(_fits(column, {row.get(column.name) for row in rows}) for column in _TEXTS):
-            return False
-    except (struct.error, OverflowError, TypeError):  # a text for a number; a huge number; a number for a text
-        return False
-    missing = np.isnan(numbers)
-    inside = (numbers >= _LEAST) & (numbers <= _MOST)
-    return bool((inside | missing).all() and not missing[:, _NEEDED].any() and all(_fits_id(row.get("id")) for row in rows))
-
-
-def respell(
-    rows: list[dict],  # applications that fit; changed in place
-) -> list[dict]:
-    "The same with categories as the raw file spells them."
-    for name, spellings in _RESPELLED.items():
-        for row in rows:
-            if (value := row.get(name)) is not None:
-                row[name] = spellings.get(value, value)
-    return rows
 
 # %% ../nbs/core/api.ipynb #1bd057a6
 def _cell(name: str, text: str):
@@ -406,7 +383,8 @@ def read_csv_batch(
             line = reader.line_num + 1
     except csv.Error as error:
         raise RequestError(400, f"line {line} of the body is not valid CSV: {error}") from None
-    return respell(rows) if fits_all(rows) else check_batch(rows, partial, lines)
+    taken = take_all(rows)
+    return check_batch(rows, partial, lines) if taken is None else taken
 
 
 def _check_header(header: list[str]):
@@ -461,20 +439,23 @@ async def _read_body(
     limit: int,  # bytes at most
 ) -> bytes:
     "The body. Raises `RequestError`."
-    too_large = RequestError(413, f"the body is larger than {limit / 2**20:g} MiB: send fewer applications at a time")
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > limit:
-        raise too_large
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise RequestError(400, "the connection ended before the body was complete") from None
+        raise _too_large(limit)
+    chunks, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise RequestError(400, "the connection ended before the body was complete")
+        chunks.append(message.get("body", b""))
+        size, more = size + len(chunks[-1]), message.get("more_body", False)
+        if size > limit:
+            raise _too_large(limit)
     return b"".join(chunks)
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(413, f"the body is larger than {limit / 2**20:g} MiB: send fewer applications at a time")
 
 # %% ../nbs/core/api.ipynb #505910bd
 class Decision(BaseModel):
@@ -529,6 +510,11 @@ class Health(BaseModel):
     last_error: str | None = Field(description="what went wrong at the last look at the registry")
     last_poll: str | None = Field(description="time of that look, UTC")
     cache_error: str | None = Field(None, description="why the champion could not be kept for a start without a registry")
+
+
+def _refuse(error: RequestError) -> Response:
+    headers = {"www-authenticate": "ApiKey"} if error.status == 401 else None
+    return _reply(error.refusal, error.status, headers)
 
 
 def _reply(content, status: int = 200, headers: dict | None = None) -> Response:
@@ -697,10 +683,12 @@ class _Drain:
 
 
 class _Observed:
-    "An ASGI app around the app: counts, logs, gives every answer its request id, and answers where the app broke."
+    """An ASGI app around the app: counts, logs, gives every answer its request id, and answers where the app broke.
 
-    def __init__(self, app, metrics: Metrics, drain: _Drain, paths: frozenset):
-        self.app, self.metrics, self.drain, self.paths = app, metrics, drain, paths
+    Requests to `direct`, functions by method and path, do not go through FastAPI's routing, which takes as long as scoring."""
+
+    def __init__(self, app, metrics: Metrics, drain: _Drain, paths: frozenset, direct: dict):
+        self.app, self.metrics, self.drain, self.paths, self.direct = app, metrics, drain, paths, direct
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -720,7 +708,12 @@ class _Observed:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_on)
+            answer = self.direct.get((scope["method"], scope["path"]))
+            if answer is None:
+                await self.app(scope, receive, send_on)
+            else:
+                response = await _or_refusal(answer, Request(scope, receive))
+                await response(scope, receive, send_on)
         except Exception as error:  # whatever broke, the client gets JSON and the log an id
             _log_broken(error, request_id)
             if status:
@@ -733,6 +726,13 @@ class _Observed:
             self.metrics.observe_request(path, status, seconds)
             if access_log.isEnabledFor(logging.INFO):
                 _log_access(scope, status, seconds, request_id)
+
+
+async def _or_refusal(answer, request: Request) -> Response:
+    try:
+        return await answer(request)
+    except RequestError as error:
+        return _refuse(error)
 
 
 def _request_id(headers) -> bytes:
@@ -751,7 +751,9 @@ def _log_access(scope, status: int, seconds: float, request_id: bytes):
         "model_version": scope.get("model_version"),
         "request_id": request_id.decode(),
     }
-    access_log.info("request", extra={"fields": fields})
+    record = logging.LogRecord(access_log.name, logging.INFO, "", 0, "request", None, None)
+    record.fields = fields
+    access_log.handle(record)  # without looking for the line of code that logs, which is always this one
 
 
 def _log_broken(error: Exception, request_id: bytes):
@@ -787,6 +789,35 @@ class _Keys:
 # %% ../nbs/core/api.ipynb #ea5b8a21
 _IN_LOOP = 2**16  # bytes of a body that is read in the event loop
 _THREADS = 2
+
+
+class _Together:
+    "Scores single applications that arrive in one turn of the event loop as one batch."
+
+    def __init__(self, score):
+        self._score, self._waiting = score, []
+
+    async def answer(self, scorer, application: dict) -> dict:
+        "The answer to an application."
+        loop = get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._answer_all)
+        answer = loop.create_future()
+        self._waiting.append((scorer, application, answer))
+        return await answer
+
+    def _answer_all(self):
+        waiting, self._waiting = self._waiting, []
+        for scorer in {id(scorer): scorer for scorer, _, _ in waiting}.values():  # two, where a swap came in between
+            own = [(application, answer) for one, application, answer in waiting if one is scorer and not answer.done()]
+            try:
+                found = self._score(scorer, [application for application, _ in own])
+            except Exception as error:  # noqa: BLE001 - each request reports it for itself
+                for _, answer in own:
+                    answer.set_exception(error)
+            else:
+                for (_, answer), content in zip(own, found, strict=True):
+                    answer.set_result(content)
 
 
 def _in_openapi(*types: str, schema: dict, partial: bool = False) -> dict:
@@ -827,6 +858,7 @@ def create_app(
     async def lifespan(app: FastAPI):
         drain.wrap_signal()
         poller.start()
+        await to_thread.run_sync(poller.wait_until_settled)
         yield
         await to_thread.run_sync(poller.stop)
 
@@ -840,8 +872,7 @@ def create_app(
 
     @app.exception_handler(RequestError)
     async def refuse(request: Request, error: RequestError):
-        headers = {"www-authenticate": "ApiKey"} if error.status == 401 else None
-        return _reply(error.refusal, error.status, headers)
+        return _refuse(error)
 
     def present_scorer(request: Request):
         scorer = poller.scorer  # held for the whole request: a swap meanwhile changes nothing in it
@@ -860,6 +891,8 @@ def create_app(
         rest = iter(answers)
         return [next(rest) if isinstance(a, dict) else _refused(a) for a in applications]
 
+    together = _Together(score)
+
     @app.post(
         "/predict", response_model=Decision, responses=_RESPONSES,
         openapi_extra=_in_openapi("application/json", schema={"$ref": "#/components/schemas/Application"}),
@@ -871,7 +904,7 @@ def create_app(
         body = await _read_body(request, max_body)
         large = len(body) > _IN_LOOP
         application = await to_thread.run_sync(read_application, body, limiter=limiter) if large else read_application(body)
-        return _reply(score(present_scorer(request), [application])[0])
+        return _reply(await together.answer(present_scorer(request), application))
 
     many = {"type": "array", "items": {"$ref": "#/components/schemas/Application"}, "maxItems": settings.max_batch_rows}
 
@@ -943,7 +976,8 @@ def create_app(
 
     app.openapi = lambda: app.openapi_schema or _document(app, keys)
     paths = frozenset(route.path for route in app.routes)
-    app.add_middleware(_Observed, metrics=metrics, drain=drain, paths=paths)
+    direct = {("POST", "/predict"): predict, ("POST", "/predict/batch"): predict_batch}
+    app.add_middleware(_Observed, metrics=metrics, drain=drain, paths=paths, direct=direct)
     return app
 
 

@@ -14,6 +14,7 @@ import logging
 import math
 import subprocess
 import warnings
+from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,10 @@ from statistics import NormalDist
 import numpy as np
 
 import lending_club
-from .features import NUMERIC_FEATURES, Applications, clean_category, columns_read, derive, log_money, parse_month
+from lending_club.features import (
+    NUMERIC_FEATURES, Applications, RawColumns, SingleApplication, clean_category, columns_read, log_money, parse_month,
+    read_applications,
+)
 from .schema import BY_NAME, EXAMPLE_APPLICATION
 from .settings import LendingClubError
 
@@ -219,14 +223,15 @@ class CompiledModel:
             raise ExportError(
                 f"lending-club {lending_club.__version__} does not know {what}: install the version that trained the model"
             )
-        plain = [name for name in names if _FEATURES[name].column is not None]
-        self._derived = [name for name in names if _FEATURES[name].column is None]
-        self._numbers = sorted(name for name in columns_read(names) if BY_NAME[name].kind == "number")
-        self._plain = np.array([self._numbers.index(_FEATURES[name].column) for name in plain], dtype=int)
-        self._is_log = len(self._derived) + np.flatnonzero([_FEATURES[name].is_log for name in plain])
+        plain = [_FEATURES[name] for name in names if _FEATURES[name].column is not None]
+        self._plain_names = [feature.column for feature in plain]
+        self._derived = [_FEATURES[name].make for name in names if _FEATURES[name].column is None]
+        self._numbers = tuple(sorted(name for name in columns_read(names) if BY_NAME[name].kind == "number"))
+        self._plain = np.array([self._numbers.index(name) for name in self._plain_names], dtype=int)
+        self._is_log = [i for i, feature in enumerate(plain) if feature.is_log]
         if names != [name for name in _FEATURES if name in tables["quantiles"]]:
             raise ExportError("the tables' features are not in the order of lending_club.features: register the version anew")
-        self._flags = np.array([names.index(name) for name in tables["flags"]], dtype=int)
+        self._flags = [names.index(name) for name in tables["flags"]]
         self._codes = {
             name: _Codes((category, float(code)) for code, category in enumerate(categories, start=1))
             for name, categories in tables["categories"].items()
@@ -235,7 +240,6 @@ class CompiledModel:
         self._n_numeric, self._imputed = len(names), tables["imputed"]
         curves = [normal_knots(own, tables["references"], tables["clip"]) for own in tables["quantiles"].values()]
         self._curves = curves
-        self._lists = [(knots.tolist(), values.tolist()) for knots, values in curves]
         self._read_whole_numbers(list(tables["quantiles"].values()))
         calibration = tables["calibration"]
         self._beta = calibration["method"] == "beta"
@@ -252,40 +256,64 @@ class CompiledModel:
         starts = np.cumsum([0, *map(len, tables)], dtype=np.int64)[:-1]
         self._shift = starts[:, None] - self._low.astype(np.int64)
         self._looked_up = np.concatenate([np.empty(0), *tables]).astype(np.float32)
+        self._curves_of_one = [(array("d", knots), array("d", values), None, 0) for knots, values in self._curves]
+        for i, table in zip(whole, tables, strict=True):
+            self._curves_of_one[i] = *self._curves_of_one[i][:2], array("d", table), ends[i][0]
 
     def features(
         self,
-        applications: Sequence[Mapping] | Applications,  # raw fields by name
+        applications: Sequence[Mapping] | RawColumns,  # raw fields by name
     ) -> np.ndarray:  # shape (n, n_numeric), float64, NaN where missing
         "The numeric features, in the matrix' order."
-        return self._features(_as_raw(applications)).T
+        raw = _as_raw(applications)
+        if isinstance(raw, SingleApplication):
+            return np.array([self._features_of_one(raw)])
+        return self._features(raw).T
 
     def _features(self, raw: Applications) -> np.ndarray:  # shape (n_numeric, n)
         numbers = raw.numbers(self._numbers)
         block = np.empty((self._n_numeric, raw.n))
         with np.errstate(all="ignore"):  # an income of next to nothing makes a ratio infinite, which is as good as large
-            for row, values in zip(block, derive(raw, only=self._derived).values(), strict=False):
-                row[:] = values
-            block[len(self._derived) :] = numbers[self._plain]
-            block[self._is_log] = log_money(block[self._is_log])
+            for row, make in zip(block, self._derived, strict=False):
+                row[:] = make(raw)
+            plain = block[len(self._derived) :]
+            plain[:] = numbers[self._plain]
+            plain[self._is_log] = log_money(plain[self._is_log])
         return block
 
     def encode(
         self,
-        applications: Sequence[Mapping] | Applications,  # raw fields by name; what is absent or None is missing
+        applications: Sequence[Mapping] | RawColumns,  # raw fields by name; what is absent or None is missing
     ) -> np.ndarray:  # shape (n, width), float32 [numerics | flags | codes]
         "What `LoanEncoder` makes of the applications."
         raw = _as_raw(applications)
+        if isinstance(raw, SingleApplication):
+            return self._encode_one(raw)
         numbers = self._features(raw)
         missing = np.isnan(numbers)
         first, last = self._n_numeric, self._n_numeric + len(self._flags)
         matrix = np.empty((raw.n, self.width), dtype=np.float32)
-        matrix[:, :first] = self._look_up(numbers[:, 0].tolist()) if raw.n == 1 else self._look_up_all(numbers, missing).T
+        matrix[:, :first] = self._look_up(numbers, missing).T
         matrix[:, :first][missing.T] = self._imputed
         matrix[:, first:last] = missing[self._flags].T
-        for i, (name, codes) in enumerate(self._codes.items(), start=last):
-            matrix[:, i] = np.fromiter(map(codes.__getitem__, raw.text(name).tolist()), np.float32, raw.n)
+        if self._codes:
+            matrix[:, last:] = np.array([[codes[text] for text in raw.text(name)] for name, codes in self._codes.items()]).T
         return matrix
+
+    def _encode_one(self, raw: SingleApplication) -> np.ndarray:  # shape (1, width)
+        "The same for one application: number by number, since an array of one number costs as much as one of a hundred."
+        numbers = self._features_of_one(raw)
+        pairs = zip(numbers, self._curves_of_one, strict=True)
+        row = [_interpolate(x, *curve) if x == x else self._imputed for x, curve in pairs]
+        row += [numbers[i] != numbers[i] for i in self._flags]
+        row += [codes[raw.text(name)] for name, codes in self._codes.items()]
+        return np.array([row], dtype=np.float32)
+
+    def _features_of_one(self, raw: SingleApplication) -> list[float]:
+        plain = [raw.number(name) for name in self._plain_names]
+        for i in self._is_log:
+            plain[i] = log_money(plain[i])
+        return [make(raw) for make in self._derived] + plain
 
     def run_graph(
         self,
@@ -300,21 +328,23 @@ class CompiledModel:
         p: np.ndarray,  # shape (n,), as `run_graph` gives it
     ) -> np.ndarray:  # shape (n,), float64
         "Calibrated probabilities."
-        p = np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7)
-        bad, good = np.log(p), -np.log1p(-p)
+        single = len(p) == 1
+        functions = math if single else np  # they have the names in common
+        p = min(max(p.item(), 1e-7), 1 - 1e-7) if single else np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7)
+        bad, good = functions.log(p), -functions.log1p(-p)
         c = self._coefficients
         z = c[0] * bad + c[1] * good if self._beta else c[0] * (bad + good)
-        return 1 / (1 + np.exp(-(z + self._intercept)))
+        return np.atleast_1d(1 / (1 + functions.exp(-(z + self._intercept))))
 
     def probabilities(
         self,
-        applications: Sequence[Mapping] | Applications,  # raw fields by name; what is absent or None is missing
+        applications: Sequence[Mapping] | RawColumns,  # raw fields by name; what is absent or None is missing
     ) -> np.ndarray:  # shape (n,), float64
         "Calibrated probabilities of default."
         raw = _as_raw(applications)
         return self.calibrate(self.run_graph(self.encode(raw))) if raw.n else np.empty(0)
 
-    def _look_up_all(self, numbers: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    def _look_up(self, numbers: np.ndarray, missing: np.ndarray) -> np.ndarray:
         "`np.interp` of many numbers a curve, shape (n_numeric, n), float32; anything where they are missing."
         result = np.empty(numbers.shape, dtype=np.float32)
         wanted = np.where(missing[self._whole], self._low, numbers[self._whole])
@@ -328,19 +358,18 @@ class CompiledModel:
             result[i, order] = np.interp(numbers[i, order], *self._curves[i])
         return result
 
-    def _look_up(self, numbers: list[float]) -> list[float]:
-        "`np.interp` of one number a curve; NaN stays NaN."
-        result = []
-        for x, (knots, values) in zip(numbers, self._lists, strict=True):
-            right = bisect_right(knots, x)
-            if right == 0:
-                result.append(values[0])
-            elif right == len(knots):
-                result.append(values[-1] if x == x else x)
-            else:
-                a, z = knots[right - 1], values[right - 1]
-                result.append(z + (values[right] - z) * (x - a) / (knots[right] - a))
-        return result
+
+def _interpolate(x: float, knots: array, values: array, table: array | None, low: int) -> float:
+    "`np.interp` of one number, several times faster; `table` has the values from `low` on, if there is one."
+    if table is not None and x.is_integer():
+        return table[min(max(int(x) - low, 0), len(table) - 1)]
+    right = bisect_right(knots, x)
+    if right == 0:
+        return values[0]
+    if right == len(knots):
+        return values[-1]
+    a, z = knots[right - 1], values[right - 1]
+    return z + (values[right] - z) * (x - a) / (knots[right] - a)
 
 
 class _Codes(dict):
@@ -350,8 +379,8 @@ class _Codes(dict):
         return self.get(clean_category(value) or "missing", 0.0)
 
 
-def _as_raw(applications) -> Applications:
-    return applications if isinstance(applications, Applications) else Applications(applications)
+def _as_raw(applications) -> RawColumns:
+    return applications if isinstance(applications, RawColumns) else read_applications(applications)
 
 
 def _open_graph(graph: bytes):

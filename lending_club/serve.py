@@ -9,6 +9,7 @@ __all__ = ['log', 'LABELS', 'SERVED_FILES', 'BELIEVED_FOR', 'ServingError', 'NoC
 
 # %% ../nbs/06_serve.ipynb #1b0ddc35
 import base64
+import gc
 import hashlib
 import hmac
 import io
@@ -27,7 +28,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .export import CompiledModel, ExportError
-from .features import Applications
+from .features import read_applications
 from .registry import NoFilesError, RegistryError, connect, download_version, version_by_alias, without_password
 from .schema import BY_NAME, REQUIRED_IN_APPLICATION
 from .settings import LendingClubError, Settings, ensure_var, load_settings
@@ -71,7 +72,7 @@ class Scorer:
         self.version, self.digests = version, dict(digests or {})
         self.threshold = float(card["threshold"])
         self._compiled, self._example = compiled, example
-        self._always_present = [name for name in card["inputs"]["always_present"] if name != "issue_d"]
+        self._always_present = tuple(name for name in card["inputs"]["always_present"] if name != "issue_d")
 
     @classmethod
     def load(
@@ -113,7 +114,7 @@ class Scorer:
         applications: Sequence[Mapping],  # raw fields by name; None counts as missing
     ) -> list[dict]:  # an answer each: prediction, label, probability_of_default, threshold, model_version, imputed
         "Decide about applications."
-        raw = Applications(applications, {"issue_d": month_today()})
+        raw = read_applications(applications, {"issue_d": month_today()})
         probabilities = self._compiled.probabilities(raw)
         decisions = (probabilities >= self.threshold).astype(int).tolist()
         columns = zip(decisions, probabilities.tolist(), raw.lacking(self._always_present), strict=True)
@@ -358,7 +359,7 @@ class ChampionPoller:
         self._failures = 0
         self._look_began: float | None = None
         self._one_look = threading.Lock()
-        self._wake, self._stop = threading.Event(), threading.Event()
+        self._wake, self._stop, self._settled = threading.Event(), threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def poll(self) -> bool:  # whether the champion changed
@@ -367,9 +368,12 @@ class ChampionPoller:
             before = self.scorer
             if before is None and not self._cache_read:
                 self._start_from_cache()
+                if self.scorer is not None:
+                    self._settled.set()
             self._look_began = began = time.monotonic()
             outcome, self.last_error = self._look()
             self._look_began, self.last_poll = None, datetime.now(UTC)
+            self._settled.set()
             self._failures = self._failures + 1 if outcome == "unreachable" else 0
             if self.last_error:
                 kept = f"; version {self.scorer.version} goes on answering" if self.scorer else ""
@@ -411,6 +415,7 @@ class ChampionPoller:
                 except NoFilesError:
                     content = {}
             self.scorer, self._to_keep = Scorer.from_content(content, version, digests), content
+            gc.freeze()  # what is loaded by now stays; looking through it for garbage would hold up answers
             log.info("version %s is now the champion", version)
         self.source, self._kept_since = "registry", None
         return changed
@@ -460,6 +465,13 @@ class ChampionPoller:
             except Exception:  # the observer's; the polling goes on
                 log.exception("a look at the registry could not be reported")
             self._wake.wait(next_look(self.settings.poll_interval, self._failures))
+
+    def wait_until_settled(
+        self,
+        timeout: float = 5,  # seconds at most
+    ):
+        "Wait until there is a champion, or the first look has ended without one."
+        self._settled.wait(timeout)
 
     def wake(self):
         "Make the thread look now, and once more if it is just looking."

@@ -20,10 +20,9 @@ from lending_club.api import (
     RequestError,
     check_application,
     create_app,
-    fits_all,
     read_application,
     read_json_batch,
-    respell,
+    take_all,
 )  # fmt: skip
 from lending_club.preprocess import application_frame
 from lending_club.promote import promote
@@ -193,8 +192,8 @@ def test_the_fast_ways_let_through_what_the_model_does(application, odd):
         checked = check_application(application)
     except RequestError:
         checked = None
-    if fits_all([application]):
-        assert respell([dict(application)]) == [checked], application
+    taken = take_all([application])
+    assert taken is None or taken == [checked], application
     try:
         body = json.dumps(application, allow_nan=False).encode()
     except ValueError:
@@ -207,4 +206,4 @@ def test_the_fast_ways_let_through_what_the_model_does(application, odd):
 
 def test_the_document_shows_an_application_that_is_accepted(served):
     (example,) = served[2].openapi()["components"]["schemas"]["Application"]["examples"]
-    assert example == EXAMPLE_APPLICATION and fits_all([example])
+    assert example == EXAMPLE_APPLICATION and take_all([example])
