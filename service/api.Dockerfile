@@ -14,6 +14,8 @@ RUN pip install -c constraints.txt -r api.requirements.txt \
 COPY settings.ini ./
 COPY service/app.py service/
 COPY lending_club lending_club
+# also from a clone that only its owner may read
+RUN chmod -R a+rX .
 USER 1000:1000
 ENV API_HOST=0.0.0.0
 EXPOSE 8000

@@ -9,6 +9,8 @@ RUN pip install -c constraints.txt -r mlflow.requirements.txt \
  && groupadd --system --gid 1000 app \
  && useradd --system --uid 1000 --gid app --home-dir /tmp --no-create-home --shell /usr/sbin/nologin app
 COPY service/mlflow_server.py service/artifacts.py ./
+# also from a clone that only its owner may read
+RUN chmod -R a+rX .
 USER 1000:1000
 EXPOSE 5000
 CMD ["python", "mlflow_server.py"]

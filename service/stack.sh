@@ -11,8 +11,10 @@ random_hex() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 
 value_of() { sed -n "s/^$1=//p" .env | tail -n 1; }
 
+# in place: in JupyterLab's container another file is mounted over this one, and a file that took its place would show
 set_value() {
-  sed "s|^$1=.*|$1=$2|" .env >.env.part && mv .env.part .env
+  lines=$(sed "s|^$1=.*|$1=$2|" .env)
+  printf '%s\n' "$lines" >.env
 }
 
 fill() {
@@ -77,8 +79,17 @@ up() {
   esac
   mkdir -p var/backups
   [ "$(id -u)" != 0 ] || chown "$(value_of HOST_UID):$(value_of HOST_GID)" var var/backups
+  # PostgreSQL's user reads it, also from a clone that is private
+  [ -n "$(find service/postgres-init.sh -perm -o=rx)" ] || chmod a+rx service/postgres-init.sh
   docker compose build
-  docker compose up --detach --wait --remove-orphans
+  if ! docker compose up --detach --wait --remove-orphans; then
+    case $(value_of COMPOSE_FILE) in
+    *docker-compose.gpu.yml*) die 'GPU=1 needs an NVIDIA GPU, its driver and the NVIDIA container toolkit: `make up GPU=0` does without' ;;
+    *) die '`docker compose ps --all` and `make logs` tell more' ;;
+    esac
+  fi
+  # an editor may have put another file in the place of .env, which then shows in JupyterLab's container
+  docker compose exec -T jupyter test ! -s /project/.env || docker compose restart jupyter
   cat <<END
 
   API         http://localhost:$(value_of API_PUBLISHED_PORT)/docs
