@@ -56,7 +56,7 @@ class SearchError(LendingClubError):
 
 # %% ../nbs/03_hpo.ipynb #08595f9d
 DEFAULTS = {
-    "tabm": {"k": 8, "width": 64, "blocks": 2, "embedding": 12, "bins": 24, "dropout": 0.3, "lr": 2e-3, "weight_decay": 1e-2,
+    "tabm": {"k": 8, "width": 64, "blocks": 2, "embedding": 2, "bins": 12, "dropout": 0.3, "lr": 2e-3, "weight_decay": 1e-2,
              "batch_size": 256},
     "mlp": {"hidden": "64-32", "dropout": 0.3, "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 256},
 }  # fmt: skip
@@ -72,7 +72,7 @@ SPACE = {
         "k": CategoricalDistribution((4, 8, 16)),
         "width": CategoricalDistribution((32, 64, 128)),
         "blocks": CategoricalDistribution((1, 2, 3)),
-        "embedding": CategoricalDistribution((4, 8, 12, 16)),
+        "embedding": CategoricalDistribution((2, 4, 8, 12)),
         "bins": CategoricalDistribution((8, 12, 24, 48)),
     }
     | _OPTIMIZER,

@@ -333,7 +333,7 @@ class LoanNet(NeuralNetBinaryClassifier):
         criterion=MemberLoss,
         optimizer=torch.optim.AdamW,
         train_split=_SPLIT,  # used only where no validation loans are given; None: all max_epochs are trained
-        averaging: float = 0.99,  # share of the running mean of the weights that a step keeps; 0: the last weights themselves
+        averaging: float = 0.99,  # share of the weights' running mean that a step keeps at most; 0: the last weights themselves
         patience: int = 8,  # epochs without a better validation loss before training stops
         verbose: int = 0,
         **kwargs,
@@ -383,7 +383,7 @@ class LoanNet(NeuralNetBinaryClassifier):
         except _Interrupted:
             raise KeyboardInterrupt from None
         finally:
-            for name in ("_validation", "_mean", "_last"):  # no loan, no second copy of the weights in a saved model
+            for name in ("_validation", "_mean", "_last", "_steps"):  # no loan, no second copy of the weights in a saved model
                 self.__dict__.pop(name, None)
 
     def fit_loop(self, X, y=None, **kwargs):
@@ -428,7 +428,9 @@ class LoanNet(NeuralNetBinaryClassifier):
         "One step, after which the running mean of the weights follows."
         step = super().train_step(batch, **fit_params)
         if self.averaging:
-            torch._foreach_lerp_(self._mean, [p.data for p in self.module_.parameters()], 1 - self.averaging)
+            self._steps += 1
+            keep = min(self.averaging, self._steps / (self._steps + 9))  # little at first, to forget the random weights
+            torch._foreach_lerp_(self._mean, [p.data for p in self.module_.parameters()], 1 - keep)
         return step
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
@@ -437,7 +439,7 @@ class LoanNet(NeuralNetBinaryClassifier):
             return super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
         weights = [p.data for p in self.module_.parameters()]
         if not hasattr(self, "_last"):
-            self._mean = [w.clone() for w in weights]
+            self._mean, self._steps = [w.clone() for w in weights], 0
         else:
             torch._foreach_copy_(weights, self._last)
         super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
