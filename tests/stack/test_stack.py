@@ -52,7 +52,7 @@ class Stack:
                 os.chown(path, 1000, 1000)
         self.script("env")
         ports = {name: free_port() for name in self.values if name.endswith("_PUBLISHED_PORT")}
-        self.set(**ports, POLL_INTERVAL=5)
+        self.write(**ports, POLL_INTERVAL=5)
 
     def _write_settings(self):
         small = {"sample_rows": 5000, "epochs": 3, "trials": 2}
@@ -70,7 +70,7 @@ class Stack:
     def secrets(self) -> dict[str, str]:
         return {k: v for k, v in self.values.items() if re.search("_(PASSWORD|SECRET|TOKEN|KEY)$", k) and v}
 
-    def set(self, **values):
+    def write(self, **values):
         text = (self.folder / ".env").read_text()
         for name, value in values.items():
             text = re.sub(f"^{name}=.*$", f"{name}={value}", text, flags=re.M)
@@ -318,7 +318,7 @@ def test_promotion_is_seen_by_the_service(stack):
 
 
 def test_the_webhook_is_quicker_than_the_poll(stack):
-    stack.set(POLL_INTERVAL=3600)
+    stack.write(POLL_INTERVAL=3600)
     stack.compose("up", "--detach", "--wait")
     wait_until(lambda: stack.health().get("source") == "registry", 60, "the registry's champion")
     body = {"name": MODEL, "alias": "champion", "version": "1"}
@@ -326,7 +326,7 @@ def test_the_webhook_is_quicker_than_the_poll(stack):
     began = time.monotonic()
     wait_until(lambda: stack.health().get("current_version") == "1", 60, "the champion of the webhook")
     print(f"seen {time.monotonic() - began:.1f} s after the alias was set")
-    stack.set(POLL_INTERVAL=5)
+    stack.write(POLL_INTERVAL=5)
     stack.compose("up", "--detach", "--wait")
 
 
@@ -456,7 +456,7 @@ def there_or_another(stack, image: str) -> str:
 
 
 def test_seaweedfs_takes_over_from_minio(stack):
-    stack.set(SEAWEEDFS_IMAGE=there_or_another(stack, stack.values["SEAWEEDFS_IMAGE"]))
+    stack.write(SEAWEEDFS_IMAGE=there_or_another(stack, stack.values["SEAWEEDFS_IMAGE"]))
     before, champion, answer = stack.artifacts(), stack.version("champion"), stack.predict()[1]
     stack.make("up", "S3=seaweedfs")
     assert stack.artifacts() == []
