@@ -2,6 +2,7 @@
 
     pip install '.[dev,benchmarks]' -c constraints.txt
     python benchmarks/models.py ../shared/data/accepted_2007_to_2011.csv.gz --jobs 2
+    python benchmarks/models.py ... --tuned            # take the trees' configurations that are written already
 
 First every tree model is tuned, 25 Optuna trials on validation loans, at three dates; the configurations are written to
 benchmarks/results/models_config.json. Only then are test loans opened: two cuts, and six quarters walking forward, each with
@@ -300,6 +301,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a file of real loans, 2007 to 2011")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--tuned", action="store_true", help="do not tune anew: take the trees of models_config.json")
     parser.add_argument("--quarters", type=int, default=6, help="quarters walking forward (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -310,32 +312,36 @@ def main():
         print(f"[{time.perf_counter() - start:5.0f} s] {text}", flush=True)
 
     dates = [EARLY, *CUTS.values()]
-    wanted = [(name, train_end, val_end) for train_end, val_end in dates for name in TREES]
-    say(f"tuning: {len(wanted)} times {TRIALS} trials")
-    found = Parallel(options.jobs)(
-        delayed(tune)(name, temporal_split(loans[loans["issue_month"] < pd.Timestamp(end) + pd.DateOffset(months=3)], begin, end))
-        for name, begin, end in wanted
-    )
-    config = {str(end): {} for _, end in dates}
-    for (name, _, end), best in zip(wanted, found, strict=True):
-        config[str(end)][name] = best
+    written = RESULTS / "models_config.json"
+    if options.tuned:
+        config = json.loads(written.read_text())
+    else:
+        wanted = [(name, train_end, val_end) for train_end, val_end in dates for name in TREES]
+        say(f"tuning: {len(wanted)} times {TRIALS} trials")
+        known = {end: loans[loans["issue_month"] < pd.Timestamp(end) + pd.DateOffset(months=3)] for _, end in dates}
+        found = Parallel(options.jobs)(
+            delayed(tune)(name, temporal_split(known[end], begin, end)) for name, begin, end in wanted
+        )
+        config = {str(end): {} for _, end in dates}
+        for (name, _, end), best in zip(wanted, found, strict=True):
+            config[str(end)][name] = best
     config["network"] = DEFAULTS["tabm"]
-    (RESULTS / "models_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    written.write_text(json.dumps(config, indent=1) + "\n")
     say("configurations are written; test loans are opened now")
-
-    result = {"data": options.data.name, "seeds": {"networks": NET_SEEDS, "trees": TREE_SEEDS}, "cuts": {}}
-    for title, (begin, end) in CUTS.items():
-        splits = temporal_split(loans, begin, end)
-        result["cuts"][title] = report(splits.test, score_all(splits, config[str(end)]))
-        say(title)
 
     walk = walk_forward_splits(loans, options.quarters, 6)
 
     def tuned_before(quarter):
         return config[max(str(end) for _, end in dates if str(end) <= str(pd.Period(quarter).start_time.date()))]
 
-    scored = Parallel(options.jobs)(delayed(score_all)(splits, tuned_before(quarter)) for quarter, splits in walk.items())
-    scored = dict(zip(walk, scored, strict=True))
+    cuts = {title: (temporal_split(loans, begin, end), config[str(end)]) for title, (begin, end) in CUTS.items()}
+    tasks = cuts | {quarter: (splits, tuned_before(quarter)) for quarter, splits in walk.items()}
+    scored = Parallel(options.jobs)(delayed(score_all)(*task) for task in tasks.values())
+    scored = dict(zip(tasks, scored, strict=True))
+    say("all are fitted")
+    result = {"data": options.data.name, "seeds": {"networks": NET_SEEDS, "trees": TREE_SEEDS}, "cuts": {}}
+    for title in CUTS:
+        result["cuts"][title] = report(cuts[title][0].test, scored[title])
     tests = {quarter: splits.test for quarter, splits in walk.items()}
     rows = {q: {name: metrics(outcomes(tests[q]), model) for name, model in scored[q].items()} for q in tests}
     result["walk_forward"] = {
@@ -344,9 +350,8 @@ def main():
             name: {metric: float(np.mean([rows[q][name][metric] for q in tests])) for metric in ("roc_auc", "log_loss")}
             for name in MODELS
         },
-        "against": compare(tests, scored),
+        "against": compare(tests, {q: scored[q] for q in tests}),
     }
-    say("walked forward")
     result["seconds"] = round(time.perf_counter() - start)
     (RESULTS / "models.json").write_text(json.dumps(result, indent=1) + "\n")
     show(result)

@@ -486,7 +486,8 @@ class SeedAverage(ClassifierMixin, BaseEstimator):
     """Networks that differ in their seed alone, as one classifier: the mean of their probabilities.
 
     Early stopping finds the number of epochs; with `refit` the networks are then trained anew for as many, on the
-    validation loans too, which are the most recent ones."""
+    validation loans too, which are the most recent ones. A few hundred validation loans may stop it by chance after two or
+    three epochs, which costs far more than to go on for too long; so a refit takes at least `min_steps` steps."""
 
     def __init__(
         self,
@@ -494,11 +495,13 @@ class SeedAverage(ClassifierMixin, BaseEstimator):
         n_seeds: int = 1,  # networks
         refit: bool = True,  # whether the networks are trained anew on training and validation loans together
         n_stops: int = 1,  # with refit: networks that find the number of epochs, of which the median is taken
+        min_steps: int = 600,  # steps of a refit at least, as long as the network's `max_epochs` allow them
     ):
         self.net = net
         self.n_seeds = n_seeds
         self.refit = refit
         self.n_stops = n_stops
+        self.min_steps = min_steps
 
     def fit(self, X, y, X_valid=None, y_valid=None):
         "Train on (X, y), stop early on (X_valid, y_valid), or on a part of X where none is given."
@@ -516,9 +519,10 @@ class SeedAverage(ClassifierMixin, BaseEstimator):
         self.histories_ = [[{name: epoch[name] for name in _KEPT if name in epoch} for epoch in net.history] for net in nets]
         self.epochs_ = [net.best_epoch_ for net in nets]
         if self.refit:
+            least = min(self.net.max_epochs, int(np.ceil(self.min_steps / np.ceil(len(X) / self.net.batch_size))))
             if X_valid is not None:
                 X, y = np.concatenate([X, X_valid]), np.concatenate([y, y_valid])
-            fixed = {"max_epochs": round(np.median(self.epochs_)), "train_split": None}
+            fixed = {"max_epochs": max(round(np.median(self.epochs_)), least), "train_split": None}
             nets = [self._seeded(i).set_params(**fixed).fit(X, y) for i in range(self.n_seeds)]
         self.nets_ = [net.finish() for net in nets]
         return self

@@ -12,7 +12,7 @@ from lending_club.model import LoanMLP, LoanNet, SeedAverage
 from lending_club.registry import connect, version_by_alias
 from lending_club.train import train
 
-TINY = {"max_epochs": 20, "module__k": 2, "module__width": 8, "module__blocks": 1, "module__embedding": 2, "lr": 2e-2,
+TINY = {"max_epochs": 20, "module__k": 2, "module__width": 8, "module__blocks": 1, "module__embedding": 2, "lr": 1e-2,
         "batch_size": 16, "averaging": 0.9, "callbacks__progress": None}  # fmt: skip
 
 # What scikit-learn asks for and this cannot give, with the reason. `LoanNet` itself leaves the checking of input to it.
