@@ -323,7 +323,7 @@ def ratio(
     denominator: np.ndarray,  # shape (n,)
 ) -> np.ndarray:  # shape (n,)
     "Elementwise ratio, missing where the denominator is not positive."
-    positive = where(denominator > 0, denominator, math.nan)
+    positive = where(denominator > 1e-9, denominator, math.nan)  # next to nothing would make it infinite
     return numerator / positive
 
 
