@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DERIVED', 'NUMERIC_FEATURES', 'parse_each', 'where', 'parse_term', 'parse_emp_length', 'parse_month',
-           'parse_sub_grade', 'RawColumns', 'Applications', 'SingleApplication', 'read_applications', 'income',
-           'dti_combined', 'installment', 'ratio', 'payment_to_income', 'log_money', 'months_between', 'Feature',
-           'category_features', 'clean_category', 'derive', 'columns_read']
+           'parse_sub_grade', 'RawColumns', 'Applications', 'SingleApplication', 'read_applications',
+           'ApplicationTable', 'income', 'dti_combined', 'installment', 'ratio', 'payment_to_income', 'log_money',
+           'months_between', 'Feature', 'category_features', 'clean_category', 'derive', 'columns_read']
 
 # %% ../nbs/02_features.ipynb #3590d568
 import functools
@@ -187,11 +187,18 @@ class Applications(RawColumns):
     def text(self, name: str) -> np.ndarray:
         "A text field, shape (n,), objects, None where missing."
         if (text := ("text", name)) not in self.made:
-            values = [application.get(name) for application in self.applications]
+            values = self._texts(name)
             if name in self.stand_ins:
                 values = [value or self.stand_ins[name] for value in values]
             self.made[text] = np.array(values, dtype=object)
         return self.made[text]
+
+    def _texts(self, name: str) -> list:
+        return [application.get(name) for application in self.applications]
+
+    def ids(self) -> Sequence:
+        "Each application's own id, None where it has none."
+        return self._texts("id")
 
     def lacking(self, names: tuple[str, ...]) -> list[list[str]]:  # for each application
         "Which of these fields each application lacks, or has as what cannot be read."
@@ -235,6 +242,10 @@ class SingleApplication(RawColumns):
         "A text field, None where missing."
         return self.application.get(name) or self.stand_ins.get(name)
 
+    def ids(self) -> Sequence:
+        "The application's own id, None where it has none."
+        return [self.application.get("id")]
+
     def lacking(self, names: tuple[str, ...]) -> list[list[str]]:  # one list
         "Which of these fields the application lacks, or has as what cannot be read."
         return [[name for name in names if self._lacks(name)]]
@@ -247,10 +258,12 @@ class SingleApplication(RawColumns):
 
 
 def read_applications(
-    applications: Sequence[Mapping],  # raw fields by name
+    applications: "Sequence[Mapping] | ApplicationTable",  # raw fields by name
     stand_ins: Mapping[str, str] | None = None,  # texts by field, for applications that lack it
 ) -> Applications | SingleApplication:
     "Applications as the features read them."
+    if isinstance(applications, ApplicationTable):
+        return applications.standing_in(stand_ins)
     if len(applications) == 1:
         return SingleApplication(applications[0], stand_ins)
     return Applications(applications, stand_ins)
@@ -258,6 +271,40 @@ def read_applications(
 
 def _as_number(value) -> float:
     return value if type(value) is float else _parse_one(value, _percentage)
+
+# %% ../nbs/02_features.ipynb #12cd538e
+class ApplicationTable(Applications):
+    "The same from applications that were read into columns."
+
+    def __init__(
+        self,
+        names: tuple[str, ...],  # of the number fields
+        block: np.ndarray,  # shape (len(names), n), float64, NaN where missing
+        texts: Mapping[str, Sequence],  # other fields by name, n values each, None where missing
+        stand_ins: Mapping[str, str] | None = None,  # texts by field, for applications that lack it
+    ):
+        super().__init__(range(block.shape[1]), stand_ins)
+        self._names, self._block, self.columns = names, block, texts
+
+    def __len__(self):
+        return self.n
+
+    def standing_in(self, stand_ins: Mapping[str, str] | None) -> "ApplicationTable":
+        "The same table with texts for the fields that an application lacks."
+        return ApplicationTable(self._names, self._block, self.columns, stand_ins)
+
+    def numbers(self, names: tuple[str, ...]) -> np.ndarray:
+        "Several number fields, shape (len(names), n)."
+        there, places, _ = _found_in(names, self._names)
+        block = np.full((len(names), self.n), np.nan)
+        block[there] = self._block[places]
+        return block
+
+    def _read(self, names: tuple[str, ...]) -> np.ndarray:
+        return np.full((len(names), self.n), np.nan)  # what is not in the block is missing
+
+    def _texts(self, name: str) -> list:
+        return list(self.columns.get(name) or itertools.repeat(None, self.n))
 
 # %% ../nbs/02_features.ipynb #a1e530c5
 def _once(make: Callable) -> Callable:

@@ -28,7 +28,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .export import CompiledModel, ExportError
-from .features import read_applications
+from .features import ApplicationTable, read_applications
 from .registry import NoFilesError, RegistryError, connect, download_version, version_by_alias, without_password
 from .schema import BY_NAME, REQUIRED_IN_APPLICATION
 from .settings import LendingClubError, Settings, ensure_var, load_settings
@@ -111,7 +111,7 @@ class Scorer:
 
     def score(
         self,
-        applications: Sequence[Mapping],  # raw fields by name; None counts as missing
+        applications: Sequence[Mapping] | ApplicationTable,  # raw fields by name; None counts as missing
     ) -> list[dict]:  # an answer each: prediction, label, probability_of_default, threshold, model_version, imputed
         "Decide about applications."
         raw = read_applications(applications, {"issue_d": month_today()})
@@ -129,9 +129,9 @@ class Scorer:
             }
             for decision, probability, imputed in columns
         ]
-        for application, answer in zip(applications, answers, strict=True):
-            if application.get("id") is not None:
-                answer["id"] = application["id"]
+        for own_id, answer in zip(raw.ids(), answers, strict=True):
+            if own_id is not None:
+                answer["id"] = own_id
         return answers
 
     def check(
