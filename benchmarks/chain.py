@@ -1,5 +1,8 @@
 """The whole chain on a real file: run, promote, serve, curl. What the README shows as its answer.
 
+The run is repeated: once with nothing changed, when every stage is skipped, and once from the start with `--force`, when
+every metric must come out the same to the last digit.
+
     python benchmarks/chain.py ../shared/data/accepted_2007_to_2011.csv.gz
 
 Works in a temporary folder, so that it touches nobody's registry; writes benchmarks/results/chain.json.
@@ -44,6 +47,16 @@ def ask(url: str, application: dict) -> dict:
         return json.load(response)
 
 
+def cards_of_all(folder: str) -> list[dict]:
+    "The card of every version that was registered."
+    return [json.loads(path.read_text()) for path in Path(folder, "var", "artifacts").rglob("card.json")]
+
+
+def same(one: dict, other: dict) -> bool:
+    "Whether two runs have the same metrics, to the last digit."
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a file of real loans, 2007 to 2011")
@@ -63,8 +76,12 @@ def main():
 
         dates = ("--train-end", options.train_end, "--val-end", options.val_end)
         seconds = call("run", "--data", str(options.data.resolve()), *dates)
+        unchanged = call("run", "--data", str(options.data.resolve()), *dates)
+        call("run", "--data", str(options.data.resolve()), *dates, "--force")
+        cards = cards_of_all(folder)
+        assert len(cards) == 2 and same(cards[0]["metrics"], cards[1]["metrics"]), "the second run has other metrics"
         call("promote")
-        card = json.loads(next(Path(folder, "var", "artifacts").rglob("card.json")).read_text())
+        card = cards[0]
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         server = subprocess.Popen([command, "serve", "--port", str(port)], cwd=folder, env=environment)
@@ -81,6 +98,8 @@ def main():
         "split": {"train_end": options.train_end, "val_end": options.val_end},
         "splits": card["splits"],
         "run_seconds": round(seconds, 1),
+        "unchanged_run_seconds": round(unchanged, 1),
+        "metrics_compared": sum(map(len, card["metrics"].values())),
         "metrics": card["metrics"],
         "answer": answer,
         "table": table.to_markdown(floatfmt=".4f"),
@@ -89,7 +108,7 @@ def main():
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(result["table"])
-    print(f"pipeline: {seconds:.0f} s; answer: {json.dumps(answer)}")
+    print(f"pipeline: {seconds:.0f} s, unchanged {unchanged:.0f} s; answer: {json.dumps(answer)}")
 
 
 if __name__ == "__main__":

@@ -202,6 +202,20 @@ def test_the_fast_ways_let_through_what_the_model_does(application, odd):
         assert read_application(body) == checked
     except RequestError:
         assert checked is None
+    try:
+        many = read_json_batch(b"[%b,%b]" % (body, body), 2)
+    except RequestError:
+        assert checked is None
+    else:
+        assert checked is not None and in_table(many, 1) == {n: v for n, v in checked.items() if v is not None}
+
+
+def in_table(batch, place):
+    "One application of a batch, without what is missing."
+    if isinstance(batch, list):
+        return {name: value for name, value in batch[place].items() if value is not None}
+    read = {n: batch.number(n)[place].item() if BY_NAME[n].kind == "number" else batch.text(n)[place] for n in FIELDS}
+    return {name: value for name, value in read.items() if value is not None and value == value}
 
 
 def test_the_document_shows_an_application_that_is_accepted(served):
