@@ -57,7 +57,7 @@ class SearchError(LendingClubError):
 # %% ../nbs/03_hpo.ipynb #08595f9d
 DEFAULTS = {
     "tabm": {"k": 8, "width": 64, "blocks": 2, "embedding": 2, "bins": 12, "dropout": 0.3, "lr": 2e-3, "weight_decay": 1e-2,
-             "batch_size": 256},
+             "batch_size": 512},
     "mlp": {"hidden": "64-32", "dropout": 0.3, "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 256},
 }  # fmt: skip
 

@@ -495,7 +495,7 @@ class SeedAverage(ClassifierMixin, BaseEstimator):
         n_seeds: int = 1,  # networks
         refit: bool = True,  # whether the networks are trained anew on training and validation loans together
         n_stops: int = 1,  # with refit: networks that find the number of epochs, of which the median is taken
-        min_steps: int = 600,  # steps of a refit at least, as long as the network's `max_epochs` allow them
+        min_steps: int = 300,  # steps of a refit at least, as long as the network's `max_epochs` allow them
     ):
         self.net = net
         self.n_seeds = n_seeds
@@ -565,7 +565,7 @@ class Calibrator(BaseEstimator):
     def __init__(
         self,
         method: str = "sigmoid",  # `sigmoid` or `beta`
-        prior: float = 300.0,  # precision of the normal prior around coefficients 1 and intercept 0; 0: none
+        prior: float = 300.0,  # precision of the normal prior around coefficients 1 and an unchanged level; 0: none
     ):
         self.method = method
         self.prior = prior
@@ -579,11 +579,13 @@ class Calibrator(BaseEstimator):
         "Maximum likelihood on probabilities `p` and outcomes `y`, both of shape (n,)."
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        signals = np.column_stack([self._signals(p), np.ones(len(p))])
+        signals = self._signals(p)
+        centre = signals.mean(axis=0)  # so that the pull on the slope is none on the level, and the other way round
+        signals = np.column_stack([signals - centre, np.ones(len(p))])
         y = np.asarray(y, dtype=float)
 
-        n_coefficients = signals.shape[1] - 1
-        identity = np.array([1.0] * n_coefficients + [0.0])
+        n_coefficients = len(centre)
+        identity = np.array([1.0] * n_coefficients + [centre.sum()])
         pull = self.prior / len(y)
 
         def loss(beta):
@@ -593,7 +595,7 @@ class Calibrator(BaseEstimator):
 
         bounds = [(0, None)] * n_coefficients + [(None, None)]
         found = minimize(loss, identity, jac=True, bounds=bounds, method="L-BFGS-B", options={"ftol": 1e-14, "gtol": 1e-9})
-        self.coef_, self.intercept_ = found.x[:-1], float(found.x[-1])
+        self.coef_, self.intercept_ = found.x[:-1], float(found.x[-1] - found.x[:-1] @ centre)
         return self
 
     def predict(self, p) -> np.ndarray:
