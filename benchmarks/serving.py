@@ -6,8 +6,10 @@
 The same champion, the default network on a small built-in sample, is served in four ways, each by one process on the
 loopback: by `lending-club serve`, by `mlflow models serve`, and by FastAPI calling mlflow.pyfunc; the fourth is a bare
 FastAPI endpoint with the same request model that answers a constant, which is the limit. Every cell is measured by wrk in
-several rounds, the ways taking turns; medians count. Then ten promotions in a row under load from 16 connections, every
-answer compared with that of its version's own Scorer. Writes benchmarks/results/serving.json and serving.png.
+several rounds, the ways taking turns; medians count. What a batch costs beside its graph does not depend on the network, so
+batches are measured once more with a network of wide embeddings, whose graph has more to do. Then ten promotions in a row under
+load from 16 connections, every answer compared with that of its version's own Scorer. Writes benchmarks/results/serving.json
+and serving.png.
 """
 
 import argparse
@@ -26,7 +28,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 
 os.environ["TQDM_DISABLE"] = "1"
@@ -40,6 +42,7 @@ NAMES = {
     "bare": "bare FastAPI, a constant",
 }
 SETTINGS = "[lending_club]\nsample_rows = {rows}\nepochs = {epochs}\n"
+WIDE = {"embedding": 12, "bins": 24}  # parameters that differ from the default network's
 COMMANDS = Path(sys.executable).parent  # of the environment
 
 WRK = """
@@ -278,29 +281,64 @@ class Client(threading.Thread):
         writer.close()
 
 
-def promotions(root: Path, settings, scorers: dict, applications: list[dict], port: int, count: int = 10) -> dict:
-    "Promotions in a row under load, and what they did to the answers."
+def answering(url: str) -> str:
+    "The version that answers."
+    with urllib.request.urlopen(f"{url}/health", timeout=30) as response:
+        return json.load(response)["current_version"]
+
+
+def make_champion(settings, version: str, url: str) -> float:
+    "Promote a version; returns the seconds until it answers."
     from lending_club.registry import connect
 
-    client, url = connect(settings), f"http://127.0.0.1:{port}"
-    versions = list(scorers)
+    start = time.perf_counter()
+    connect(settings).set_registered_model_alias(settings.registered_model_name, settings.champion_alias, version)
+    while answering(url) != version:
+        assert time.perf_counter() < start + 60, f"version {version} did not come"
+        time.sleep(0.05)
+    return time.perf_counter() - start
 
-    def answering():
-        with urllib.request.urlopen(f"{url}/health", timeout=30) as response:
-            return json.load(response)["current_version"]
 
+def wide_batches(settings, applications: list[dict], bodies: Path, url: str, options) -> dict:
+    "Batches by a network with wide embeddings, beside its graph alone."
+    from lending_club import hpo
+    from lending_club.registry import connect, download_version
+    from lending_club.serve import Scorer
+    from lending_club.train import train
+
+    narrow = hpo.DEFAULTS["tabm"]
+    hpo.DEFAULTS["tabm"] = narrow | WIDE
+    try:
+        version = train(settings).version
+    finally:
+        hpo.DEFAULTS["tabm"] = narrow
+    with tempfile.TemporaryDirectory() as folder:
+        scorer = Scorer.load(download_version(settings, connect(settings), version, folder, "extra_files"), version)
+    make_champion(settings, version, url)
+    alone, rows = [], {1: [], 16: []}
+    for _ in range(options.rounds):
+        alone.append(onnx_rows(scorer, applications))
+        for connections, found in rows.items():
+            found.append(1_000 * load(url, "/predict/batch", bodies, connections, options.seconds)["rps"])
+    onnx = statistics.median(alone)
+    rates = {connections: statistics.median(found) for connections, found in rows.items()}
+    return {
+        "network": WIDE, "onnxruntime alone, rows a second": round(onnx),
+        "rows a second": {str(connections): round(rate) for connections, rate in rates.items()},
+        "share of onnxruntime alone": {str(connections): round(rate / onnx, 3) for connections, rate in rates.items()},
+    }  # fmt: skip
+
+
+def promotions(root: Path, settings, scorers: dict, applications: list[dict], port: int, count: int = 10) -> dict:
+    "Promotions in a row under load, and what they did to the answers."
+    url, versions = f"http://127.0.0.1:{port}", list(scorers)
+    make_champion(settings, versions[0], url)
     load_client = Client(port, applications[:50])
     load_client.start()
     time.sleep(6)
     swapping, seconds = time.perf_counter(), []
     for i in range(count):
-        target = versions[(i + 1) % 2]
-        start = time.perf_counter()
-        client.set_registered_model_alias(settings.registered_model_name, settings.champion_alias, target)
-        while answering() != target:
-            assert time.perf_counter() < start + 60, f"version {target} did not come"
-            time.sleep(0.05)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(make_champion(settings, versions[(i + 1) % 2], url))
         time.sleep(0.2)
     swapped = time.perf_counter()
     load_client.stopping = True
@@ -363,7 +401,7 @@ def picture(result: dict, path: Path):
 def measure(options) -> dict:
     with tempfile.TemporaryDirectory(prefix="lending-club-serving-") as folder, ExitStack() as stack:
         root = Path(folder)
-        os.chdir(root)
+        stack.enter_context(chdir(root))
         settings, scorers, applications, columns = prepare(root, options)
         bodies = write_bodies(root, applications, columns)
         version, scorer = next(iter(scorers.items()))
@@ -407,6 +445,7 @@ def measure(options) -> dict:
             for name, systems in rounds.items()
         }
         client_limit = check_client(f"http://127.0.0.1:{ports['bare']}", bodies["single"], options.seconds)
+        wide = wide_batches(settings, applications, bodies["batch"], f"http://127.0.0.1:{ports['ours']}", options)
         swaps = promotions(root, settings, scorers, applications, ports["ours"])
         steps = stages(scorer, applications)
 
@@ -423,6 +462,7 @@ def measure(options) -> dict:
             ],
         },
         "onnxruntime alone, rows a second": round(onnx),
+        "batches with wide embeddings": wide,
         "steps, ms": steps,
         "promotions under load": swaps,
         "start to ready, s": started,
