@@ -12,32 +12,19 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pandas as pd
+from servers import free_port, process, wait_for
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SHOWN = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "ks": "KS", "brier": "Brier", "log_loss": "log-loss", "ece": "ECE"}
-
-
-def wait_for_champion(url: str, seconds: float = 90):
-    "Return when the service is ready; raise `TimeoutError` if it is not in time."
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{url}/ready", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise TimeoutError(f"{url} did not become ready within {seconds} s")
 
 
 def ask(url: str, application: dict) -> dict:
@@ -82,15 +69,10 @@ def main():
         assert len(cards) == 2 and same(cards[0]["metrics"], cards[1]["metrics"]), "the second run has other metrics"
         call("promote")
         card = cards[0]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        server = subprocess.Popen([command, "serve", "--port", str(port)], cwd=folder, env=environment)
-        try:
-            wait_for_champion(f"http://127.0.0.1:{port}")
+        port, log = free_port(), Path(folder, "serve.log")
+        with process([command, "serve", "--port", port], folder, log, environment) as server:
+            wait_for(f"http://127.0.0.1:{port}/ready", server, log)
             answer = ask(f"http://127.0.0.1:{port}", json.loads((ROOT / "service" / "loan.json").read_text()))
-        finally:
-            server.terminate()
-            server.wait(30)
     metrics = pd.DataFrame.from_dict(card["metrics"], orient="index")
     table = metrics[list(SHOWN)].rename(columns=SHOWN)
     result = {

@@ -15,20 +15,18 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import venv
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+from servers import free_port, process, status, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -46,51 +44,6 @@ def make_skinny(folder: Path) -> Path:
     return folder / "bin/python"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def status(url: str, data: bytes | None = None) -> int:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=10) as response:
-            return response.status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
-def wait_for(url: str, wanted: int, seconds: float = 120):
-    deadline = time.monotonic() + seconds
-    while status(url) != wanted:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{url} did not answer {wanted} within {seconds} s")
-        time.sleep(0.01)
-
-
-@contextmanager
-def process(command: list, cwd: Path, log: Path, **environment):
-    "A process and its children, ended at the end of the block."
-    with log.open("ab") as output:
-        started = subprocess.Popen(
-            list(map(str, command)),
-            cwd=cwd,
-            env=os.environ | {"PYTHONPATH": str(ROOT), **environment},
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            yield started
-        finally:
-            started.terminate()
-            try:
-                started.wait(20)
-            except subprocess.TimeoutExpired:
-                started.kill()
-                started.wait()
-
-
 def start_once(python: Path, project: Path, cached: bool, workers: int, environment: dict) -> dict:
     "Start the service, wait until it is ready, ask it, weigh it."
     if not cached:
@@ -99,8 +52,9 @@ def start_once(python: Path, project: Path, cached: bool, workers: int, environm
     command = [python, "-m", "uvicorn", "--factory", "lending_club.api:create_app", "--port", port, "--log-level", "warning"]
     url, application = f"http://127.0.0.1:{port}", (ROOT / "service" / "loan.json").read_bytes()
     began = time.monotonic()
-    with process([*command, "--workers", workers], project, project / "service.log", **environment) as started:
-        wait_for(f"{url}/ready", 200)
+    own = os.environ | {"PYTHONPATH": str(ROOT), **environment}
+    with process([*command, "--workers", workers], project, project / "service.log", own) as started:
+        wait_for(f"{url}/ready", started, project / "service.log", pause=0.01)
         ready = time.monotonic() - began
         used = psutil.Process(started.pid).cpu_times()
         asked = [status(f"{url}/predict", application) for _ in range(100)]
@@ -144,8 +98,9 @@ def main():
         server = f"http://127.0.0.1:{free_port()}"
         command = [Path(sys.executable).with_name("mlflow"), "server", "--workers", 1, "--port", server.rpartition(":")[2]]
         command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", folder / "artifacts"]
-        with process(command, folder, folder / "mlflow.log", MLFLOW_DISABLE_TELEMETRY="true"):
-            wait_for(f"{server}/health", 200)
+        log = folder / "mlflow.log"
+        with process(command, folder, log, os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}) as started:
+            wait_for(f"{server}/health", started, log)
             for environment in ({}, {"MLFLOW_TRACKING_URI": server}):
                 train = [sys.executable, "-c", TRAIN]
                 own = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", **environment}

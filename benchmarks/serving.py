@@ -19,8 +19,6 @@ import os
 import platform
 import re
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,8 +26,10 @@ import tempfile
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack, chdir, contextmanager
+from contextlib import ExitStack, chdir
 from pathlib import Path
+
+from servers import free_port, process, wait_for
 
 os.environ["TQDM_DISABLE"] = "1"
 
@@ -105,39 +105,6 @@ def pyfunc_app():
         return [{"prediction": int(p)} for p in model.predict(pd.DataFrame(applications))]
 
     return app
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-@contextmanager
-def server(words, ready: str, cwd: Path, **environment):
-    "A server of ours, ended by its own id."
-    log = cwd / f"{Path(words[0]).name}-{time.monotonic_ns()}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            list(map(str, words)), cwd=cwd, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while not answers(ready):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{words} did not start:\n{log.read_text()[-3000:]}")
-                time.sleep(0.2)
-            yield process
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)  # mlflow's server is a child of the command
-            process.wait(30)
-
-
-def answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def load(url: str, path: str, bodies: Path, connections: int, seconds: float) -> dict:
@@ -406,7 +373,8 @@ def measure(options) -> dict:
         bodies = write_bodies(root, applications, columns)
         version, scorer = next(iter(scorers.items()))
         model = f"models:/{settings.registered_model_name}/{version}"
-        environment = {"MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri, "BENCHMARK_MODEL": model}
+        environment = os.environ | {"MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri, "BENCHMARK_MODEL": model}
+        environment["POLL_INTERVAL"] = "0.5"
         environment["PATH"] = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"  # where mlflow looks for uvicorn
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         ports = {system: free_port() for system in NAMES}
@@ -422,7 +390,8 @@ def measure(options) -> dict:
         for system in NAMES:
             start = time.perf_counter()
             url = f"http://127.0.0.1:{ports[system]}{ready[system]}"
-            stack.enter_context(server(words[system], url, root, POLL_INTERVAL="0.5", **environment))
+            log = root / f"{system}.log"
+            wait_for(url, stack.enter_context(process(words[system], root, log, environment)), log)
             started[system] = round(time.perf_counter() - start, 2)
 
         rounds, alone = {}, []
