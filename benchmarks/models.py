@@ -2,13 +2,13 @@
 
     pip install '.[dev,benchmarks]' -c constraints.txt
     python benchmarks/models.py ../shared/data/accepted_2007_to_2011.csv.gz --jobs 2
-    python benchmarks/models.py ... --tuned            # take the trees' configurations that are written already
+    python benchmarks/models.py ... --tuned            # take the configurations that are written already
 
-First every tree model is tuned, 25 Optuna trials on validation loans, at three dates; the configurations are written to
-benchmarks/results/models_config.json. Only then are test loans opened: two cuts, and six quarters walking forward, each with
-the latest configuration that was tuned on earlier loans. The network has its defaults everywhere. Same loans, same columns,
-same refit on the validation loans that found the number of epochs or rounds, same calibration. 5 seeds for networks, 3 for
-trees, averaged. Writes models.json and models.png beside it.
+First every tree model and a second network are tuned, 25 Optuna trials on validation loans, at three dates; the configurations
+are written to benchmarks/results/models_config.json. Only then are test loans opened: two cuts, and six quarters walking
+forward, each with the latest configuration that was tuned on earlier loans. `network` has its defaults everywhere. Same loans,
+same columns, same refit on the validation loans that found the number of epochs or rounds, same calibration. 5 seeds for
+networks, 3 for trees, averaged. Writes models.json and models.png beside it.
 """
 
 import argparse
@@ -42,6 +42,7 @@ from lending_club.clean import Splits, clean_loans, temporal_split, walk_forward
 from lending_club.data import read_loans
 from lending_club.evaluate import evaluate, use_style
 from lending_club.hpo import DEFAULTS, make_net
+from lending_club.hpo import suggest as suggest_network
 from lending_club.model import LoanMLP, LoanNet, SeedAverage, best_calibrator
 from lending_club.preprocess import preprocessing
 from lending_club.settings import Settings
@@ -53,7 +54,7 @@ CUTS = {
     "B: train before 2011-01, validation to 2011-03, test from 2011-04": (date(2011, 1, 1), date(2011, 4, 1)),
 }
 TREES = ("LightGBM", "XGBoost", "CatBoost")
-MODELS = ("network", "plain MLP", "logistic regression", *TREES)
+MODELS = ("network", "network, tuned", "plain MLP", "logistic regression", *TREES)
 TRIALS, NET_SEEDS, TREE_SEEDS, RESAMPLES = 25, 5, 3, 1_000
 
 
@@ -142,16 +143,25 @@ def fit_tree(name: str, parameters: dict, X, y, valid=None, rounds: int | None =
 
 def tune(name: str, splits: Splits) -> dict:
     "The best parameters by log-loss on the validation period, whose earlier part stops the training."
-    inputs = Inputs(splits)
-    X, V, C = (inputs.frame(part) for part in (splits.train, splits.validation, splits.calibration))
+    inputs, settings = Inputs(splits), Settings(torch_device="cpu")
+    make = inputs.frame if name in TREES else inputs.matrix
+    X, V, C = (make(part) for part in (splits.train, splits.validation, splits.calibration))
     y, y_valid, y_later = (outcomes(part) for part in (splits.train, splits.validation, splits.calibration))
 
+    def fit(trial):
+        if name in TREES:
+            return fit_tree(name, suggest(name, trial), X, y, (V, y_valid))[0]
+        net = make_net(suggest_network(trial, settings), settings, inputs.layout).fit(X, y, V, y_valid)
+        return lambda Z: net.predict_proba(Z)[:, 1]
+
     def objective(trial):
-        model, _ = fit_tree(name, suggest(name, trial), X, y, (V, y_valid))
+        model = fit(trial)
         return log_loss(np.r_[y_valid, y_later], np.r_[model(V), model(C)])
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    if name not in TREES:
+        study.enqueue_trial(DEFAULTS["tabm"])
     study.optimize(objective, n_trials=TRIALS)
     return {"parameters": study.best_params, "validation_log_loss": study.best_value, "trials": TRIALS}
 
@@ -170,18 +180,18 @@ class WeightedLoss(nn.Module):
         return self.loss(logits[:, 0], y)
 
 
-def networks(name: str, splits: Splits, inputs: Inputs, settings: Settings):
-    if name == "network":
-        net, stops = make_net(DEFAULTS["tabm"], settings, inputs.layout), 3
+def networks(name: str, splits: Splits, inputs: Inputs, settings: Settings, config: dict):
+    if name != "plain MLP":
+        parameters = DEFAULTS["tabm"] if name == "network" else config[name]["parameters"]
+        net = make_net(parameters, settings, inputs.layout)
     else:
         y = outcomes(splits.train)
         net = LoanNet(
             LoanMLP, layout=inputs.layout, module__hidden=(256, 128, 64, 32, 16), module__dropout=0.3, module__batch_norm=True,
             criterion=WeightedLoss, criterion__weight=float((1 - y.mean()) / y.mean()), lr=1e-3, batch_size=512, averaging=0,
         )  # fmt: skip
-        stops = 3
     X, V = inputs.matrix(splits.train), inputs.matrix(splits.validation)
-    average = SeedAverage(net, NET_SEEDS, n_stops=stops).fit(X, outcomes(splits.train), V, outcomes(splits.validation))
+    average = SeedAverage(net, NET_SEEDS, n_stops=3).fit(X, outcomes(splits.train), V, outcomes(splits.validation))
     return [lambda Z, one=one: one.predict_proba(Z)[:, 1] for one in average.nets_], average.epochs_
 
 
@@ -200,8 +210,8 @@ def score(name: str, splits: Splits, inputs: Inputs, config: dict) -> dict:
     "PDs of the test loans, calibrated, and what they cost; nothing here looks at their outcomes."
     settings = Settings(torch_device="cpu")
     start = time.perf_counter()
-    if name in ("network", "plain MLP"):
-        (models, steps), make = networks(name, splits, inputs, settings), inputs.matrix
+    if name in ("network", "network, tuned", "plain MLP"):
+        (models, steps), make = networks(name, splits, inputs, settings, config), inputs.matrix
     elif name in TREES:
         (models, steps), make = trees(name, splits, inputs, config[name]["parameters"]), inputs.frame
     else:
@@ -245,11 +255,13 @@ def bootstrap(pairs: list, metric, seed: int = 0) -> dict:
     return {"difference": mean, "lower": float(low), "upper": float(high)}
 
 
-def compare(sets: dict, scored: dict) -> dict:
-    "The network against each other model, over one or several test sets."
+def compare(sets: dict, scored: dict, network: str = "network") -> dict:
+    "A network against each other model, over one or several test sets."
     result = {}
     for name in MODELS[1:]:
-        pairs = [(outcomes(sets[key]), scored[key]["network"]["p"], scored[key][name]["p"]) for key in sets]
+        if name == network:
+            continue
+        pairs = [(outcomes(sets[key]), scored[key][network]["p"], scored[key][name]["p"]) for key in sets]
         result[name] = {"roc_auc": bootstrap(pairs, fast_auc), "log_loss": bootstrap(pairs, fast_log_loss)}
     return result
 
@@ -290,6 +302,7 @@ def report(test: pd.DataFrame, scored: dict) -> dict:
         sets, one = {"": test[keep]}, {"": own}
         rows = {name: metrics(y, model) for name, model in own.items()}
         result[part] = {"loans": int(keep.sum()), "bad_rate": float(y.mean()), "models": rows, "against": compare(sets, one)}
+        result[part]["tuned_against"] = compare(sets, one, "network, tuned")
     return result
 
 
@@ -313,18 +326,18 @@ def main():
 
     dates = [EARLY, *CUTS.values()]
     written = RESULTS / "models_config.json"
-    if options.tuned:
-        config = json.loads(written.read_text())
-    else:
-        wanted = [(name, train_end, val_end) for train_end, val_end in dates for name in TREES]
+    config = json.loads(written.read_text()) if options.tuned else {str(end): {} for _, end in dates}
+    tuned = (*TREES, "network, tuned")
+    wanted = [(name, begin, end) for begin, end in dates for name in tuned if name not in config[str(end)]]
+    if wanted:
         say(f"tuning: {len(wanted)} times {TRIALS} trials")
         known = {end: loans[loans["issue_month"] < pd.Timestamp(end) + pd.DateOffset(months=3)] for _, end in dates}
         found = Parallel(options.jobs)(
             delayed(tune)(name, temporal_split(known[end], begin, end)) for name, begin, end in wanted
         )
-        config = {str(end): {} for _, end in dates}
         for (name, _, end), best in zip(wanted, found, strict=True):
             config[str(end)][name] = best
+            say(f"{name}, {end}: {best}")
     config["network"] = DEFAULTS["tabm"]
     written.write_text(json.dumps(config, indent=1) + "\n")
     say("configurations are written; test loans are opened now")
@@ -351,6 +364,7 @@ def main():
             for name in MODELS
         },
         "against": compare(tests, {q: scored[q] for q in tests}),
+        "tuned_against": compare(tests, {q: scored[q] for q in tests}, "network, tuned"),
     }
     result["seconds"] = round(time.perf_counter() - start)
     (RESULTS / "models.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -370,8 +384,9 @@ def show(result: dict):
     print("\nwalk-forward\n")
     print(pd.DataFrame({q: {n: m["roc_auc"] for n, m in c["models"].items()} for q, c in walk["quarters"].items()}).to_markdown())
     print(pd.DataFrame(walk["mean"]).T.to_markdown())
-    for name, against in walk["against"].items():
-        print(f"against {name}: {against}")
+    for network in ("against", "tuned_against"):
+        for name, against in walk[network].items():
+            print(f"{network} {name}: {against}")
 
 
 def draw(result: dict):
