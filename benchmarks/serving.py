@@ -358,6 +358,8 @@ def picture(result: dict, path: Path):
                 places.append(group * (len(NAMES) + 1) + 1.5)
                 labels.append(f"{connections} connection{'s' * (connections > 1)}")
             ax.set(yticks=places, yticklabels=labels, xscale="log", xlabel=what, title=title)
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter("")
             ax.margins(x=0.12)
             ax.invert_yaxis()
             ax.spines[["top", "right"]].set_visible(False)
