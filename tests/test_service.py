@@ -69,7 +69,7 @@ def test_from_nothing_to_a_second_champion_under_load(settings, tmp_path):
             for thread in asking:
                 thread.join(60)
         assert {status for status, _ in answers} == {200}
-        seen = {(a["model_version"], a["threshold"], round(a["probability_of_default"], 9)) for _, a in answers}
+        seen = {(a["model_version"], a["threshold"], round(a["probability_of_default"], 6)) for _, a in answers}
         assert {version for version, _, _ in seen} == {trained.version, second.version}
         assert len(seen) == 2, "version, threshold and probability of an answer do not belong together"
 
