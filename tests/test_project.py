@@ -13,7 +13,7 @@ import tomllib
 
 import nbformat
 import pytest
-from conftest import REPO, clean_environment
+from conftest import REPO, clean_environment, skip_without
 
 from lending_club.schema import EXAMPLE_APPLICATION
 from lending_club.settings import Settings, read_setting
@@ -124,3 +124,11 @@ def test_a_lesson_does_not_overwrite_a_parameter(notebook):
         if not isinstance(line, scopes):
             written |= {n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     assert not names & written, f"the run would get another value than it was given: {names & written}"
+
+
+def test_what_is_required_is_not_skipped(monkeypatch):
+    monkeypatch.setenv("LENDING_CLUB_REQUIRED", "postgres, engine")
+    with pytest.raises(AssertionError, match="no engine, though LENDING_CLUB_REQUIRED names engine"):
+        skip_without("engine", "no engine")
+    with pytest.raises(pytest.skip.Exception, match="no loans"):
+        skip_without("loans", "no loans")

@@ -69,9 +69,12 @@ def test_from_nothing_to_a_second_champion_under_load(settings, tmp_path):
             for thread in asking:
                 thread.join(60)
         assert {status for status, _ in answers} == {200}
-        seen = {(a["model_version"], a["threshold"], round(a["probability_of_default"], 6)) for _, a in answers}
-        assert {version for version, _, _ in seen} == {trained.version, second.version}
-        assert len(seen) == 2, "version, threshold and probability of an answer do not belong together"
+        seen = {}  # applications of one moment are scored together, which may change a probability's eighth digit
+        for _, a in answers:
+            seen.setdefault((a["model_version"], a["threshold"]), set()).add(a["probability_of_default"])
+        assert sorted(version for version, _ in seen) == sorted([trained.version, second.version])
+        spread = {key: max(found) - min(found) for key, found in seen.items()}
+        assert max(spread.values()) < 1e-7, f"version, threshold and probability do not belong together: {spread}"
 
 
 def test_the_old_champion_stays_when_the_next_cannot_be_loaded(settings, tmp_path):

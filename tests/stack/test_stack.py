@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import REPO, clean_environment, free_port, wait_until
+from conftest import REPO, clean_environment, free_port, skip_without, wait_until
 
 pytestmark = pytest.mark.stack
 
@@ -179,7 +179,7 @@ def stack(tmp_path_factory):
     if not _engine_answers():
         named = os.environ.get("DOCKER_HOST")
         assert not named, f"DOCKER_HOST names {named}, where no container engine answers `docker info`"
-        pytest.skip("no container engine answers `docker info`")
+        skip_without("engine", "no container engine answers `docker info`")
     made = Stack(tmp_path_factory.mktemp("stack") / "lending-club")
     try:
         began = time.monotonic()
