@@ -19,12 +19,14 @@ import hashlib
 import json
 import logging
 import time
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import optuna
-import sqlalchemy.exc
+import sqlalchemy
+from filelock import FileLock
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 from sklearn.metrics import log_loss, roc_auc_score
@@ -250,6 +252,19 @@ def count_done(
     return len(_in_state(study, TrialState.COMPLETE, TrialState.PRUNED))
 
 
+@contextmanager
+def _alone(study: optuna.Study, storage: optuna.storages.RDBStorage):
+    "A block that one process at a time runs, of all that share the study on SQLite or PostgreSQL."
+    engine = storage.engine
+    with ExitStack() as stack:
+        if engine.dialect.name == "sqlite":
+            stack.enter_context(FileLock(f"{engine.url.database}.lock"))
+        elif engine.dialect.name == "postgresql":
+            lock = sqlalchemy.text("select pg_advisory_xact_lock(hashtext(:study))")
+            stack.enter_context(engine.begin()).execute(lock, {"study": study.study_name})
+        yield
+
+
 def _give_up_lost(study: optuna.Study):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -280,8 +295,8 @@ def _close_lost_runs(study: optuna.Study, client, experiment: str):
             client.set_terminated(run.info.run_id, "FAILED")
 
 # %% ../nbs/03_hpo.ipynb #dca9c0ac
-def _sampler(seed: int, done: int) -> optuna.samplers.TPESampler:
-    return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, done]).generate_state(1)[0]))
+def _sampler(seed: int, before: int) -> optuna.samplers.TPESampler:
+    return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, before]).generate_state(1)[0]))
 
 
 # A trial's own fault, such as parameters with which the loss is no number or the memory does not suffice
@@ -289,14 +304,34 @@ TRIAL_FAULTS = (RuntimeError, ValueError, ArithmeticError)
 FAULTS_IN_A_ROW = 3  # failed trials in a row after which a search gives up
 
 
-def _run_trials(study: optuna.Study, settings: Settings, evaluate_trial):
+def _run_trial(study: optuna.Study, storage, settings: Settings, evaluate_trial) -> optuna.trial.FrozenTrial | None:
+    "Run a trial, begun while no other process begins one; None where all that are wanted have begun."
+    own, ended = [], []
+
+    def evaluate_begun(trial):
+        turn.close()
+        own.append(trial.number)
+        return evaluate_trial(trial)
+
+    with ExitStack() as turn:
+        turn.enter_context(_alone(study, storage))
+        begun = len(_in_state(study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+        if begun < settings.trials:
+            study.sampler = _sampler(settings.seed, begun)
+            try:
+                study.optimize(evaluate_begun, n_trials=1, catch=TRIAL_FAULTS, callbacks=[lambda _, trial: ended.append(trial)])
+            except KeyboardInterrupt:
+                for lost in _in_state(study, TrialState.FAIL):
+                    if lost.number in own:
+                        _try_again(study, lost, _of_network(SPACE, settings))
+                raise
+    return ended[0] if ended else None
+
+
+def _run_trials(study: optuna.Study, storage, settings: Settings, evaluate_trial):
     "Run trials until the study has its total, or the time is over."
     end = time.monotonic() + settings.search_minutes * 60 if settings.search_minutes else float("inf")
     last, faults = None, 0  # a search always runs a trial, however short the time
-
-    def note(study, trial):
-        nonlocal last
-        last = trial
 
     title = f"search ({settings.experiment})"
     with tqdm(total=settings.trials, initial=count_done(study), desc=title, unit=" trials", delay=2) as bar:
@@ -305,12 +340,12 @@ def _run_trials(study: optuna.Study, settings: Settings, evaluate_trial):
                 study.set_user_attr("time_budget_minutes", settings.search_minutes)
                 log.warning("the time budget of %s minutes ended the search after %d trials", settings.search_minutes, done)
                 return
-            if done + len(_in_state(study, TrialState.RUNNING)) >= settings.trials:
+            trial = _run_trial(study, storage, settings, evaluate_trial)
+            if trial is None:
                 time.sleep(0.5)  # other processes run the last ones; one of them may be lost yet
                 _give_up_lost(study)
                 continue
-            study.sampler = _sampler(settings.seed, done)
-            study.optimize(evaluate_trial, n_trials=1, catch=TRIAL_FAULTS, callbacks=[note])
+            last = trial
             faults = faults + 1 if last.state == TrialState.FAIL else 0
             if faults == FAULTS_IN_A_ROW:
                 raise SearchError(
@@ -332,9 +367,11 @@ def search(
     client = connect(settings)
     name = study_name(settings, clean.data_hash)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=4)
-    study = optuna.create_study(study_name=name, storage=_storage(settings), pruner=pruner, load_if_exists=True)
-    if not study.trials:
-        study.enqueue_trial(default_parameters(settings))
+    storage = _storage(settings)
+    study = optuna.create_study(study_name=name, storage=storage, pruner=pruner, load_if_exists=True)
+    with _alone(study, storage):
+        if not study.trials:
+            study.enqueue_trial(default_parameters(settings))
     end_dead_runs(settings, client)
     if count_done(study) >= settings.trials:
         return study
@@ -352,12 +389,7 @@ def search(
             _log_plan(study, settings, splits, clean)
         set_state("running")
         try:
-            _run_trials(study, settings, lambda trial: objective(trial, matrices, layout, settings, client))
-        except KeyboardInterrupt:
-            last = study.get_trials(deepcopy=True)[-1]
-            if last.state == TrialState.FAIL:
-                _try_again(study, last, _of_network(SPACE, settings))  # like a lost one
-            raise
+            _run_trials(study, storage, settings, lambda trial: objective(trial, matrices, layout, settings, client))
         finally:
             _log_search(study, settings)
         set_state("complete")

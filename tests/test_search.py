@@ -4,11 +4,13 @@ import dataclasses
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
 from conftest import process, wait_until
 
+from lending_club import hpo
 from lending_club.clean import load_clean, temporal_split
 from lending_club.hpo import best_parameters, count_done, search, study_name
 from lending_club.registry import connect, experiment_id
@@ -96,15 +98,42 @@ def third_is_training(settings, clean) -> bool:
     return len(study.trials) == 3 and bool(study.trials[2].intermediate_values) and not study.trials[2].state.is_finished()
 
 
-@pytest.mark.slow
-def test_two_processes_share_a_study(postgres, project):
+def new_database(server: str, name: str) -> str:
     import psycopg
 
-    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as connection:
-        connection.execute("create database shared")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return f"{server}/{name}"
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_those_who_share_a_study_run_its_total_and_no_more(settings, request, database):
+    if database == "postgresql":
+        settings = dataclasses.replace(settings, optuna_storage=new_database(request.getfixturevalue("postgres"), "turns"))
+    settings = dataclasses.replace(settings, trials=20)
+    optuna.create_study(study_name="shared", storage=hpo._storage(settings))
+
+    def evaluate(trial):
+        value = trial.suggest_float("x", 0, 1)
+        time.sleep(0.05 * value)  # so that one ends while others look what has begun
+        return value
+
+    def take_part(_):
+        storage = hpo._storage(settings)
+        hpo._run_trials(optuna.load_study(study_name="shared", storage=storage), storage, settings, evaluate)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(take_part, range(6)))
+    trials = optuna.load_study(study_name="shared", storage=hpo._storage(settings)).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * settings.trials
+    assert len({trial.value for trial in trials}) == settings.trials, "two trials were drawn alike"
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(postgres, project):
     (project / "settings.ini").write_text(
         f"[lending_club]\nsample_rows = 4000\nepochs = 6\ntrials = {TRIALS}\n"
-        f"optuna_storage = {postgres}/shared\n"
+        f"optuna_storage = {new_database(postgres, 'shared')}\n"
     )  # fmt: skip
     settings = load_settings()
     clean = load_clean(settings)
@@ -118,3 +147,4 @@ def test_two_processes_share_a_study(postgres, project):
         assert (first.wait(600), second.wait(600)) == (0, 0), [log.read_text()[-2_000:] for log in logs]
     study = the_study(settings, clean)
     assert count_done(study) == TRIALS and len(study.trials) == TRIALS
+    assert len({str(trial.params) for trial in study.trials}) == TRIALS, "two trials were drawn alike"
