@@ -9,6 +9,7 @@ __all__ = ['log', 'access_log', 'Application', 'FIELDS', 'RequestError', 'check_
 
 # %% ../nbs/core/api.ipynb #24548b7c
 import csv
+import gc
 import hashlib
 import hmac
 import io
@@ -298,9 +299,9 @@ def _slot(name: str) -> tuple:
     return (name, kind) if name in REQUIRED_IN_APPLICATION else (name, kind | None | type(absent), absent)
 
 
-_Row = msgspec.defstruct("_Row", map(_slot, FIELDS), kw_only=True, gc=False)
+_Row = msgspec.defstruct("_Row", map(_slot, _NUMBERS + _TEXTS), kw_only=True, gc=False)
 _READ_ROWS = msgspec.json.Decoder(list[_Row]).decode
-_numbers_of, _texts_of = (itemgetter(*map(FIELDS.index, names)) for names in (_NUMBERS, _TEXTS))
+_numbers_of, _texts_of = itemgetter(slice(len(_NUMBERS))), itemgetter(slice(len(_NUMBERS), None))
 _pack = Struct(f"{len(_NUMBERS)}d").pack
 
 
@@ -929,10 +930,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI):
         drain.wrap_signal()
+        usual = gc.get_threshold()
+        gc.set_threshold(20_000, 20, 20)  # a batch makes thousands of answers, none of them garbage in a circle
         poller.start()
         await to_thread.run_sync(poller.wait_until_settled)
         yield
         await to_thread.run_sync(poller.stop)
+        gc.set_threshold(*usual)
 
     app = FastAPI(
         title="Lending Club default prediction",

@@ -415,8 +415,9 @@ class ChampionPoller:
                 except NoFilesError:
                     content = {}
             self.scorer, self._to_keep = Scorer.from_content(content, version, digests), content
-            gc.freeze()  # what is loaded by now stays; looking through it for garbage would hold up answers
             log.info("version %s is now the champion", version)
+        if changed or self.source == "cache":
+            gc.freeze()  # what is loaded by now, MLflow too, stays; looking through it for garbage would hold up answers
         self.source, self._kept_since = "registry", None
         return changed
 

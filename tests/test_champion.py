@@ -1,6 +1,7 @@
 """The champion's way into the service, over a real MLflow server that is slow, lies, loses things or goes away."""
 
 import base64
+import gc
 import json
 import shutil
 import socket
@@ -378,6 +379,16 @@ def test_restart_without_a_registry_serves_the_kept_champion(registry, settings,
     registry.wire.cut = False
     assert restarted.poll() is False  # the registry means the same version, with the same digests
     assert (restarted.health()["status"], restarted.health()["source"]) == ("ok", "registry")
+
+
+def test_garbage_is_not_looked_for_in_what_was_loaded(settings, poller):
+    restarted = ChampionPoller(settings)
+    gc.unfreeze()
+    restarted.poll()  # from the cache, then confirmed by the registry
+    assert restarted.source == "registry" and gc.get_freeze_count() > 10_000
+    gc.unfreeze()
+    restarted.poll()
+    assert gc.get_freeze_count() == 0, "frozen at each look, the garbage of answers would stay for ever"
 
 
 def test_registry_overrules_the_kept_champion(registry, settings, poller):
