@@ -36,6 +36,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse, Response
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -938,7 +939,7 @@ def create_app(
         await to_thread.run_sync(poller.stop)
         gc.set_threshold(*usual)
 
-    app = FastAPI(
+    app = FastAPIOffline(  # a bank's network reaches no CDN: /docs brings its own scripts
         title="Lending Club default prediction",
         description="Probability of default and decision for an application, by the model registered as champion.",
         version=lending_club.__version__,

@@ -369,7 +369,8 @@ def plot_evaluation(
         spread.hist(p[y == value] * 100, edges, density=True, histtype="step", color=color, label=name, lw=1.5)
     spread.axvline(threshold * 100, color="black", lw=1, ls=":", label=f"threshold {threshold * 100:.1f} %")
     spread.set(xlabel="PD (%)", ylabel="density", title="PD by outcome")
-    spread.legend(frameon=False)
+    spread.set_ylim(top=1.2 * spread.get_ylim()[1])  # room for the legend
+    spread.legend(frameon=False, loc="upper center", ncols=3, columnspacing=1, handlelength=1.2)
     figure.suptitle(title)
     return figure
 

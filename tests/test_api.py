@@ -256,6 +256,15 @@ def test_a_thousand_faults_are_enough(champion):
         assert partial.status_code == 200 and len(partial.json()) == 9_000 and len(partial.content) < 5_000_000
 
 
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_the_contract_can_be_read_without_the_internet(client, page):
+    html = client.get(page).text
+    parts = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert len(parts) >= 2 and not re.search(r"https?://", html), parts
+    for part in parts:
+        assert client.get(part).status_code == 200, part
+
+
 def test_request_ids(client):
     assert client.get("/health", headers={"X-Request-ID": "a-1.b_c:/+="}).headers["x-request-id"] == "a-1.b_c:/+="
     for odd in ("", "x" * 101, "with space", "ü".encode("latin-1")):
