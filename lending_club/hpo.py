@@ -306,11 +306,12 @@ FAULTS_IN_A_ROW = 3  # failed trials in a row after which a search gives up
 
 def _run_trial(study: optuna.Study, storage, settings: Settings, evaluate_trial) -> optuna.trial.FrozenTrial | None:
     "Run a trial, begun while no other process begins one; None where all that are wanted have begun."
-    own, ended = [], []
+    number = None
 
     def evaluate_begun(trial):
+        nonlocal number
         turn.close()
-        own.append(trial.number)
+        number = trial.number
         return evaluate_trial(trial)
 
     with ExitStack() as turn:
@@ -319,13 +320,12 @@ def _run_trial(study: optuna.Study, storage, settings: Settings, evaluate_trial)
         if begun < settings.trials:
             study.sampler = _sampler(settings.seed, begun)
             try:
-                study.optimize(evaluate_begun, n_trials=1, catch=TRIAL_FAULTS, callbacks=[lambda _, trial: ended.append(trial)])
+                study.optimize(evaluate_begun, n_trials=1, catch=TRIAL_FAULTS)
             except KeyboardInterrupt:
-                for lost in _in_state(study, TrialState.FAIL):
-                    if lost.number in own:
-                        _try_again(study, lost, _of_network(SPACE, settings))
+                if number is not None and (lost := study.trials[number]).state == TrialState.FAIL:
+                    _try_again(study, lost, _of_network(SPACE, settings))
                 raise
-    return ended[0] if ended else None
+    return None if number is None else study.trials[number]
 
 
 def _run_trials(study: optuna.Study, storage, settings: Settings, evaluate_trial):

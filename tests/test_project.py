@@ -132,3 +132,20 @@ def test_what_is_required_is_not_skipped(monkeypatch):
         skip_without("engine", "no engine")
     with pytest.raises(pytest.skip.Exception, match="no loans"):
         skip_without("loans", "no loans")
+    monkeypatch.setenv("LENDING_CLUB_REQUIRED", "postgress")  # requires nothing, so nothing may be skipped for it
+    with pytest.raises(AssertionError, match=r"\['postgress'\] in LENDING_CLUB_REQUIRED: name only loans, postgres"):
+        skip_without("loans", "no loans")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "arm64"])
+def test_a_tool_of_the_stack_that_is_missing_is_skipped_only_where_it_cannot_be(monkeypatch, machine):
+    import test_compose
+
+    monkeypatch.setattr(test_compose.sys, "platform", "linux")
+    monkeypatch.setattr(test_compose.platform, "machine", lambda: machine)
+    expected = AssertionError if machine == "x86_64" else pytest.skip.Exception
+    with pytest.raises(expected, match="no-such-tool is not installed"):
+        test_compose.tool("no-such-tool")
+    monkeypatch.setenv("LENDING_CLUB_REQUIRED", "compose")
+    with pytest.raises(AssertionError, match="no-such-tool is not installed"):
+        test_compose.tool("no-such-tool")
