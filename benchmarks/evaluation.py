@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from lending_club.clean import load_clean, temporal_split
-from lending_club.evaluate import use_style
-from lending_club.hpo import default_parameters
-from lending_club.settings import Settings, throwaway_settings
+from lending_club.core.hyperparameters import default_parameters
+from lending_club.core.plots import use_style
+from lending_club.core.settings import Settings, scratch_settings
 from lending_club.train import compare, compare_by_term, fit_pipeline, score_models
 
 HERE = Path(__file__).resolve().parent
@@ -39,7 +39,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a file of real loans, 2007 to 2011")
     options = parser.parse_args()
-    settings = throwaway_settings(data_path=str(options.data.resolve()), epochs=Settings.epochs)
+    settings = scratch_settings(data_path=str(options.data.resolve()), epochs=Settings.epochs)
     loans = load_clean(settings).loans
     use_style()
     figure, axes = plt.subplots(1, len(CUTS), figsize=(12, 4), sharey=True)

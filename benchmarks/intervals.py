@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import binomtest, norm
 
-from lending_club.evaluate import Z_95, brier_decomposition, calibration_slope, roc_auc_interval, wilson_interval
+from lending_club.core.metrics import Z_95, brier_decomposition, calibration_slope, roc_auc_interval, wilson_interval
 
 try:
     import confidenceinterval

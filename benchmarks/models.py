@@ -39,13 +39,16 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from lending_club.clean import Splits, clean_loans, temporal_split, walk_forward_splits
-from lending_club.data import read_loans
-from lending_club.evaluate import evaluate, use_style
-from lending_club.hpo import DEFAULTS, make_net
-from lending_club.hpo import suggest as suggest_network
-from lending_club.model import LoanMLP, LoanNet, SeedAverage, best_calibrator
-from lending_club.preprocess import preprocessing
-from lending_club.settings import Settings
+from lending_club.core.calibration import best_calibrator
+from lending_club.core.data import read_loans
+from lending_club.core.estimators import LoanNet, SeedAverage
+from lending_club.core.hyperparameters import DEFAULTS, make_net
+from lending_club.core.hyperparameters import suggest as suggest_network
+from lending_club.core.metrics import evaluate
+from lending_club.core.networks import LoanMLP
+from lending_club.core.plots import use_style
+from lending_club.core.preprocess import preprocessing
+from lending_club.core.settings import Settings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 EARLY = (date(2010, 1, 1), date(2010, 7, 1))

@@ -22,15 +22,16 @@ from sklearn.metrics import roc_auc_score
 
 from lending_club import sample as generator
 from lending_club.clean import clean_loans, temporal_split
-from lending_club.data import read_loans
-from lending_club.features import parse_month, parse_sub_grade
-from lending_club.preprocess import preprocessing
+from lending_club.core.data import read_loans
+from lending_club.core.months import parse_month
+from lending_club.core.parsing import parse_sub_grade
+from lending_club.core.preprocess import preprocessing
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COPIES = 20  # drawn loans for each real one, so that chance in the sample is small
 MILLION = """
 import resource, sys, time
-from lending_club.sample import write_sample
+from lending_club.core.sample import write_sample
 start = time.perf_counter()
 write_sample(sys.argv[1], 1_000_000)
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -52,7 +53,7 @@ def auc_on_the_sample(rows: int = 60_000) -> dict:
     X, X_test = prepare.transform(splits.train), prepare.transform(splits.test)
     trees = HistGradientBoostingClassifier(learning_rate=0.04, max_leaf_nodes=12, max_iter=300, random_state=0)
     models = {"trees": trees, "logistic regression": LogisticRegression(C=0.1, max_iter=3_000)}
-    result = {"truth": roc_auc_score(y, drawn.true_pd[test]), "truth given final": roc_auc_score(y, drawn.final_pd[test])}
+    result = {"truth": roc_auc_score(y, drawn.true_pd[test]), "truth given final": roc_auc_score(y, drawn.pd_given_resolved[test])}
     for name, model in models.items():
         result[name] = roc_auc_score(y, model.fit(X, splits.train["default"]).predict_proba(X_test)[:, 1])
     result["sub-grade alone"] = roc_auc_score(y, parse_sub_grade(splits.test["sub_grade"].to_numpy()))

@@ -22,11 +22,12 @@ import onnxruntime
 import torch
 
 from lending_club.clean import load_clean, temporal_split
-from lending_club.export import always_present, as_applications, check_compiled, compile_pipeline
-from lending_club.hpo import default_parameters
-from lending_club.preprocess import application_frame
-from lending_club.serve import Scorer
-from lending_club.settings import throwaway_settings
+from lending_club.core.bundle import always_present
+from lending_club.core.compile import as_applications, check_compiled, compile_pipeline
+from lending_club.core.hyperparameters import default_parameters
+from lending_club.core.preprocess import application_frame
+from lending_club.core.settings import scratch_settings
+from lending_club.serving.scorer import Scorer
 from lending_club.train import fit_pipeline
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -72,7 +73,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    settings = throwaway_settings(sample_rows=options.rows, epochs=options.epochs, seeds=options.seeds, network=options.network)
+    settings = scratch_settings(sample_rows=options.rows, epochs=options.epochs, seeds=options.seeds, network=options.network)
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
     pipeline, _ = fit_pipeline(splits, default_parameters(settings), settings, progress=False)
     start = time.perf_counter()

@@ -31,7 +31,7 @@ from servers import free_port, process, status, wait_for
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 SKINNY = ("mlflow-skinny", "onnxruntime", "fastapi", "msgspec", "uvicorn", "numpy", "prometheus-client", "psutil")
-TRAIN = "from lending_club.settings import load_settings; s = load_settings(); from lending_club.train import train; \
+TRAIN = "from lending_club.core.settings import load_settings; s = load_settings(); from lending_club.train import train; \
 train(s); from lending_club.promote import promote; promote(s)"
 
 
@@ -49,7 +49,7 @@ def start_once(python: Path, project: Path, cached: bool, workers: int, environm
     if not cached:
         shutil.rmtree(project / "var" / "champion", ignore_errors=True)
     port = free_port()
-    command = [python, "-m", "uvicorn", "--factory", "lending_club.api:create_app", "--port", port, "--log-level", "warning"]
+    command = [python, "-m", "uvicorn", "--factory", "lending_club.serving.app:create_app", "--port", port, "--log-level", "warning"]
     url, application = f"http://127.0.0.1:{port}", (ROOT / "service" / "loan.json").read_bytes()
     began = time.monotonic()
     own = os.environ | {"PYTHONPATH": str(ROOT), **environment}

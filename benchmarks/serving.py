@@ -68,7 +68,7 @@ def bare_app():
     "FastAPI with the request model, answering a constant."
     from fastapi import FastAPI
 
-    from lending_club.api import Application
+    from lending_club.serving.requests import Application
 
     answer = {
         "prediction": 0, "label": "Good Loan", "probability_of_default": 0.1, "threshold": 0.2, "model_version": "1",
@@ -126,11 +126,11 @@ def prepare(root: Path, options):
     "Two versions in a registry under `root`; returns settings, the two Scorers by version and the applications."
     from dataclasses import replace
 
-    from lending_club.export import as_applications
+    from lending_club.core.compile import as_applications
+    from lending_club.core.registry import connect, download_version
+    from lending_club.core.settings import load_settings
     from lending_club.promote import promote
-    from lending_club.registry import connect, download_version
-    from lending_club.serve import Scorer
-    from lending_club.settings import load_settings
+    from lending_club.serving.scorer import Scorer
     from lending_club.train import train
 
     (root / "settings.ini").write_text(SETTINGS.format(rows=options.rows, epochs=options.epochs))
@@ -182,7 +182,8 @@ def stages(scorer, applications) -> dict:
     "Milliseconds of each step to a single answer and to 1,000, without HTTP."
     from pydantic_core import to_json
 
-    from lending_club.api import Metrics, read_application, read_json_batch
+    from lending_club.serving.observability import Metrics
+    from lending_club.serving.requests import read_application, read_json_batch
 
     metrics, result = Metrics(), {}
     for name, body, read in (
@@ -256,7 +257,7 @@ def answering(url: str) -> str:
 
 def make_champion(settings, version: str, url: str) -> float:
     "Promote a version; returns the seconds until it answers."
-    from lending_club.registry import connect
+    from lending_club.core.registry import connect
 
     start = time.perf_counter()
     connect(settings).set_registered_model_alias(settings.registered_model_name, settings.champion_alias, version)
@@ -269,8 +270,8 @@ def make_champion(settings, version: str, url: str) -> float:
 def wide_batches(settings, applications: list[dict], bodies: Path, url: str, options) -> dict:
     "Batches by a network with wide embeddings, beside its graph alone."
     from lending_club import hpo
-    from lending_club.registry import connect, download_version
-    from lending_club.serve import Scorer
+    from lending_club.core.registry import connect, download_version
+    from lending_club.serving.scorer import Scorer
     from lending_club.train import train
 
     narrow = hpo.DEFAULTS["tabm"]

@@ -1,4 +1,4 @@
-"""Slices of tensors in memory against skorch's default DataLoader, in one run.
+"""TensorBatches of tensors in memory against skorch's default DataLoader, in one run.
 
     python benchmarks/slices.py                                     # 200,000 x 120, batch 2048, CPU, two threads
     python benchmarks/slices.py --device cuda --rows 1100000        # a GPU; also its peak memory
@@ -21,7 +21,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from skorch import NeuralNetBinaryClassifier
 
-from lending_club.model import LoanMLP, LoanNet
+from lending_club.core.estimators import LoanNet
+from lending_club.core.networks import LoanMLP
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COLUMNS, BATCH, RUNS = 120, 2_048, 5

@@ -22,11 +22,15 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from lending_club.clean import CleanLoans, clean_loans, target, temporal_split
-from lending_club.features import parse_month
-from lending_club.hpo import best_parameters, default_parameters, search
-from lending_club.sample import draw
-from lending_club.settings import throwaway_settings
+from lending_club.clean import clean_loans, temporal_split
+from lending_club.core.hyperparameters import default_parameters
+from lending_club.core.loans import CleanLoans
+from lending_club.core.months import parse_month
+from lending_club.core.outcomes import target
+from lending_club.core.sample import draw
+from lending_club.core.settings import scratch_settings
+from lending_club.core.study import best_parameters
+from lending_club.hpo import search
 from lending_club.train import fit_pipeline, score_models
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -75,7 +79,7 @@ def main():
     parser.add_argument("--trials", type=int, default=16, help="of the search; 1: defaults alone (default: %(default)s)")
     parser.add_argument("--search-rows", type=int, default=200_000, help="size of the searched sample (default: %(default)s)")
     options = parser.parse_args()
-    settings = throwaway_settings(epochs=60, seeds=options.seeds, trials=options.trials, torch_device="cpu")
+    settings = scratch_settings(epochs=60, seeds=options.seeds, trials=options.trials, torch_device="cpu")
     ways = {"defaults": default_parameters(settings)}
     if options.trials > 1:
         ways["searched"] = search_parameters(options.search_rows, settings)

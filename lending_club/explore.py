@@ -6,24 +6,22 @@
 __all__ = ['TILES', 'CORRELATED', 'profile', 'bad_loans', 'default_rate', 'plot_default_rate', 'vintage', 'plot_volume',
            'plot_vintages', 'Interactive', 'plot_states', 'plot_sub_grade_purpose', 'plot_densities',
            'plot_correlations', 'missing_by_vintage', 'plot_missing', 'single_column_auc', 'plot_leakage',
-           'months_on_book', 'maturity', 'plot_maturity', 'load_raw']
+           'months_on_book', 'maturity', 'plot_maturity']
 
-# %% ../nbs/00_explore.ipynb #eb596c57
+# %% ../nbs/00_explore.ipynb #17dcf997
 import base64
 import io
 import json
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-
-from .clean import target
-from .data import read_loans
-from .evaluate import ACCENT, INK, MUTED, wilson_interval
-from .features import parse_month, parse_sub_grade, parse_term
-from .sample import ARREARS, draw
-from .schema import BY_NAME, COLUMNS, STATES
-from .settings import LendingClubError, Settings, load_settings, nearest_name
+from .core.metrics import wilson_interval
+from .core.months import parse_month
+from .core.outcomes import ARREARS, target
+from .core.parsing import parse_sub_grade, parse_term
+from .core.plots import ACCENT, INK, MUTED
+from .core.schema import BY_NAME, COLUMNS
+from .core.text import LendingClubError, nearest_name
 
 # %% ../nbs/00_explore.ipynb #2a1db912
 def profile(
@@ -465,12 +463,3 @@ def plot_maturity(
     share.legend(title="term")
     replay.legend(title="term")
     return figure
-
-# %% ../nbs/00_explore.ipynb #e91230fe
-def load_raw(
-    settings: Settings,
-) -> pd.DataFrame:  # shape (n, 151)
-    "All columns of this run's raw loans. Raises `DataError`."
-    if settings.is_sample:
-        return draw(settings.sample_rows, settings.seed).loans
-    return read_loans(settings.data_file, columns="all")

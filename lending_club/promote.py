@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['PromotionError', 'compare_versions', 'format_comparison', 'Promotion', 'promote']
 
-# %% ../nbs/05_promote.ipynb #c0e1aecd
-from dataclasses import dataclass
-
+# %% ../nbs/05_promote.ipynb #bf2f6ba6
 import pandas as pd
-
-from .registry import connect, mlflow_errors, version_by_alias
-from .settings import LendingClubError, Settings, load_settings
+from dataclasses import dataclass
+from .core.registry import connect, mlflow_errors, version_by_alias
+from .core.settings import Settings
+from .core.text import LendingClubError
 
 # %% ../nbs/05_promote.ipynb #80d152f2
 class PromotionError(LendingClubError):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lending_club.settings import Settings, load_settings
+from lending_club.core.settings import Settings, load_settings
 
 REPO = Path(__file__).resolve().parent.parent
 COMMAND = Path(sys.executable).with_name("lending-club")

@@ -14,13 +14,14 @@ import pytest
 from conftest import COMMAND, answers, free_port, lending_club, make_project, process, wait_until
 from fastapi.testclient import TestClient
 
-from lending_club.api import create_app
-from lending_club.export import as_applications
+from lending_club.core.compile import as_applications
+from lending_club.core.registry import connect, download_version
+from lending_club.core.schema import BY_NAME, EXAMPLE_APPLICATION
+from lending_club.core.settings import load_settings
 from lending_club.promote import promote
-from lending_club.registry import connect, download_version
-from lending_club.schema import BY_NAME, EXAMPLE_APPLICATION
-from lending_club.serve import Scorer, sign_webhook
-from lending_club.settings import load_settings
+from lending_club.serving.app import create_app
+from lending_club.serving.scorer import Scorer
+from lending_club.serving.webhook import sign_webhook
 from lending_club.train import train
 
 BODY = json.dumps(EXAMPLE_APPLICATION).encode()

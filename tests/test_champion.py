@@ -21,22 +21,18 @@ import pytest
 from conftest import answers, clean_environment, free_port, make_project, service, wait_until
 from test_service import get, predict
 
-from lending_club.export import CompiledModel, compile_pipeline, example_answer, file_digest, write_bundle
-from lending_club.hpo import default_parameters
-from lending_club.preprocess import application_frame
-from lending_club.registry import connect, download_version
-from lending_club.schema import EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION, pipeline_columns
-from lending_club.serve import (
-    ChampionPoller,
-    Scorer,
-    WebhookError,
-    cache_path,
-    check_webhook,
-    read_cache,
-    read_files,
-    write_cache,
-)
-from lending_club.settings import load_settings
+from lending_club.core.bundle import example_answer, write_bundle
+from lending_club.core.compile import compile_pipeline
+from lending_club.core.compiled import CompiledModel
+from lending_club.core.files import file_digest
+from lending_club.core.hyperparameters import default_parameters
+from lending_club.core.preprocess import application_frame
+from lending_club.core.registry import connect, download_version
+from lending_club.core.schema import EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION, pipeline_columns
+from lending_club.core.settings import load_settings
+from lending_club.serving.champion import ChampionPoller, cache_path, read_cache, write_cache
+from lending_club.serving.scorer import Scorer, read_files
+from lending_club.serving.webhook import WebhookError, check_webhook
 from lending_club.train import fit_pipeline, train
 
 SERVER_SETTINGS = {
@@ -400,23 +396,23 @@ def test_registry_overrules_the_kept_champion(registry, settings, poller):
     assert read_cache(settings).digests == poller.scorer.digests
 
 
-@pytest.mark.parametrize("spoil", ["cut off", "another digest", "not an archive", "empty", "no files"])
-def test_damaged_cache_is_ignored_with_the_reason(registry, settings, poller, spoil):
+@pytest.mark.parametrize("corrupt", ["cut off", "another digest", "not an archive", "empty", "no files"])
+def test_damaged_cache_is_ignored_with_the_reason(registry, settings, poller, corrupt):
     import zipfile
 
     path = cache_path(settings)
     whole = path.read_bytes()
-    if spoil == "another digest":
+    if corrupt == "another digest":
         with zipfile.ZipFile(path) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in files.items():
                 archive.writestr(name, content + b" " if name == "card.json" else content)
-    elif spoil == "no files":
+    elif corrupt == "no files":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("champion.json", "{}")
     else:
-        path.write_bytes({"cut off": whole[: len(whole) // 2], "not an archive": b"PK" * 999, "empty": b""}[spoil])
+        path.write_bytes({"cut off": whole[: len(whole) // 2], "not an archive": b"PK" * 999, "empty": b""}[corrupt])
     registry.wire.cut = True
     restarted = ChampionPoller(settings)
     restarted.poll()
@@ -445,8 +441,8 @@ def test_full_disk_costs_only_the_cache(settings, tmp_path):
     code = f"""
 import json, resource
 from dataclasses import replace
-from lending_club.serve import ChampionPoller, cache_path
-from lending_club.settings import load_settings
+from lending_club.serving.champion import ChampionPoller, cache_path
+from lending_club.core.settings import load_settings
 settings = load_settings({str(settings.root)!r}, **{where!r})
 settings.var.write_text("in the way")
 poller = ChampionPoller(settings)

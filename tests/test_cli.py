@@ -10,11 +10,12 @@ import nbformat
 import pytest
 from conftest import COMMAND, REPO, last_error, lending_club, make_project, process, wait_until
 
-from lending_club.cli import STAGES
+from lending_club.core.pipeline import STAGES
+from lending_club.core.registry import connect, version_by_alias
+from lending_club.core.sample import draw, write_sample
+from lending_club.core.settings import load_settings
+from lending_club.core.tracking import experiment_id
 from lending_club.promote import promote
-from lending_club.registry import connect, experiment_id, version_by_alias
-from lending_club.sample import draw, write_sample
-from lending_club.settings import load_settings
 from lending_club.train import train
 
 

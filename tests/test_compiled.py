@@ -11,15 +11,16 @@ import pytest
 from conftest import clean_environment, make_project
 
 from lending_club.clean import clean_loans, load_clean, temporal_split
-from lending_club.data import read_loans
-from lending_club.export import as_applications, check_compiled, compile_pipeline
-from lending_club.hpo import default_parameters
-from lending_club.preprocess import application_frame
+from lending_club.core.compile import as_applications, check_compiled, compile_pipeline
+from lending_club.core.data import read_loans
+from lending_club.core.hyperparameters import default_parameters
+from lending_club.core.preprocess import application_frame
+from lending_club.core.registry import connect, download_version
+from lending_club.core.schema import BY_NAME, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
+from lending_club.core.settings import load_settings, scratch_settings
 from lending_club.promote import promote
-from lending_club.registry import connect, download_version
-from lending_club.schema import BY_NAME, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
-from lending_club.serve import SERVED_FILES, ChampionPoller, Scorer
-from lending_club.settings import load_settings, throwaway_settings
+from lending_club.serving.champion import ChampionPoller
+from lending_club.serving.scorer import SERVED_FILES, Scorer
 from lending_club.train import fit_pipeline, train
 
 HEAVY = ("torch", "sklearn", "skorch", "skops", "scipy", "pandas", "mlflow")
@@ -87,7 +88,7 @@ def test_random_applications_get_the_pipelines_probability(trained):
 @pytest.fixture(scope="module")
 def plain_perceptron():
     "A fitted Pipeline with the plain perceptron, two of them averaged, and the loans it was fitted on."
-    settings = throwaway_settings(sample_rows=5_000, epochs=15, network="mlp", seeds=2)
+    settings = scratch_settings(sample_rows=5_000, epochs=15, network="mlp", seeds=2)
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
     return fit_pipeline(splits, default_parameters(settings), settings, progress=False)[0], splits
 
@@ -109,7 +110,7 @@ def test_the_plain_perceptron_compiles_too(plain_perceptron):
 @pytest.mark.parametrize("network", ["tabm", "mlp"])
 def test_real_loans_get_the_pipelines_probability(real_data, network):
     loans = clean_loans(read_loans(real_data / "accepted_sample_2007_to_2018.csv.gz"))
-    settings = throwaway_settings(epochs=3, network=network)
+    settings = scratch_settings(epochs=3, network=network)
     splits = temporal_split(loans, settings.train_end, settings.val_end)
     pipeline, _ = fit_pipeline(splits, default_parameters(settings), settings, progress=False)
     compiled = compile_pipeline(pipeline)
@@ -179,8 +180,8 @@ def test_scoring_loads_no_heavy_library(trained):
     settings, result, files = trained
     code = f"""
 import json, sys
-from lending_club.schema import EXAMPLE_APPLICATION
-from lending_club.serve import Scorer
+from lending_club.core.schema import EXAMPLE_APPLICATION
+from lending_club.serving.scorer import Scorer
 scorer = Scorer.load({str(files)!r}, "1")
 p = [scorer.score([EXAMPLE_APPLICATION] * n)[0]["probability_of_default"] for n in (1, 3)]
 print(json.dumps([p, sorted(set({HEAVY!r}) & set(sys.modules))]))
@@ -197,8 +198,8 @@ def test_polling_loads_no_model_library(trained):
         promote(settings)
     code = """
 import json, sys
-from lending_club.serve import ChampionPoller
-from lending_club.settings import load_settings
+from lending_club.serving.champion import ChampionPoller
+from lending_club.core.settings import load_settings
 poller = ChampionPoller(load_settings())
 poller.poll()
 print(json.dumps([poller.health(), sorted({"torch", "skorch", "skops"} & set(sys.modules))]))

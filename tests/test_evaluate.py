@@ -12,10 +12,9 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, ks_2samp, norm, rankdata
 from sklearn import metrics
 
-from lending_club.evaluate import (
-    HEADLINE,
+from lending_club.core.metrics import (
+    REPORTED_METRICS,
     SMALL,
-    STYLE,
     Z_95,
     EvaluationError,
     best_f1_threshold,
@@ -27,12 +26,11 @@ from lending_club.evaluate import (
     evaluate_by,
     expected_calibration_error,
     ks_statistic,
-    plot_evaluation,
     roc_auc_interval,
     threshold_curve,
-    use_style,
     wilson_interval,
 )
+from lending_club.core.plots import STYLE, plot_evaluation, use_style
 
 SIZES, SEEDS, BINS = (10, 300, 5000), (0, 1, 2), (1, 3, 10, 25)
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -563,7 +561,7 @@ def test_an_evaluation_without_a_threshold_leaves_out_the_decision():
     y, p = draw(0, 300, "tied")
     decision = {"threshold", "f1", "precision", "recall", "approval_rate", "accepted_bad_rate"}
     assert set(evaluate(y, p, 0.5)) - set(evaluate(y, p)) == decision
-    assert set(HEADLINE) <= set(evaluate(y, p, 0.5))
+    assert set(REPORTED_METRICS) <= set(evaluate(y, p, 0.5))
 
 
 def test_a_loan_at_the_threshold_counts_as_bad():

@@ -8,8 +8,9 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from lending_club.model import LoanMLP, LoanNet, SeedAverage
-from lending_club.registry import connect, version_by_alias
+from lending_club.core.estimators import LoanNet, SeedAverage
+from lending_club.core.networks import LoanMLP
+from lending_club.core.registry import connect, version_by_alias
 from lending_club.train import train
 
 TINY = {"max_epochs": 20, "module__k": 2, "module__width": 8, "module__blocks": 1, "module__embedding": 2, "lr": 1e-2,

@@ -15,20 +15,13 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from lending_club.api import (
-    FIELDS,
-    RequestError,
-    check_application,
-    create_app,
-    read_application,
-    read_json_batch,
-    take_all,
-)  # fmt: skip
-from lending_club.preprocess import application_frame
+from lending_club.core.months import month_today
+from lending_club.core.preprocess import application_frame
+from lending_club.core.schema import BY_NAME, COLUMNS, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
+from lending_club.core.settings import load_settings
 from lending_club.promote import promote
-from lending_club.schema import BY_NAME, COLUMNS, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
-from lending_club.serve import month_today
-from lending_club.settings import load_settings
+from lending_club.serving.app import create_app
+from lending_club.serving.requests import FIELDS, RequestError, check_application, read_application, read_json_batch, take_all
 from lending_club.train import train
 
 MONTHS = [f"{m}-{y}" for y in range(1900, 2100) for m in "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()]

@@ -4,8 +4,8 @@ import psycopg
 import pytest
 from conftest import lending_club, make_project
 
-from lending_club.registry import connect, version_by_alias
-from lending_club.settings import load_settings
+from lending_club.core.registry import connect, version_by_alias
+from lending_club.core.settings import load_settings
 
 
 @pytest.mark.slow

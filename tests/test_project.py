@@ -15,8 +15,8 @@ import nbformat
 import pytest
 from conftest import REPO, clean_environment, skip_without
 
-from lending_club.schema import EXAMPLE_APPLICATION
-from lending_club.settings import Settings, read_setting
+from lending_club.core.schema import EXAMPLE_APPLICATION
+from lending_club.core.settings import Settings, read_setting
 
 NOTEBOOKS = sorted(p for p in (REPO / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 

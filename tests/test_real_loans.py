@@ -9,9 +9,9 @@ from conftest import lending_club, make_project
 from sklearn.metrics import roc_auc_score
 
 from lending_club.clean import clean_loans, load_clean, temporal_split
-from lending_club.data import read_loans
-from lending_club.preprocess import preprocessing
-from lending_club.settings import load_settings
+from lending_club.core.data import read_loans
+from lending_club.core.preprocess import preprocessing
+from lending_club.core.settings import load_settings
 
 
 def test_both_files_read_as_they_are(real_data):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from conftest import REPO, lending_club
 
-from lending_club.data import read_loans
-from lending_club.features import parse_month
-from lending_club.sample import TABLES, compare_with_real, draw, fit_tables
+from lending_club.core.data import read_loans
+from lending_club.core.months import parse_month
+from lending_club.core.sample import TABLES, draw
+from lending_club.core.sample_fit import compare_with_real, fit_tables
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path):
@@ -26,7 +27,7 @@ def test_tables_are_aggregates():
     text = TABLES.read_text()
     assert len(text) < 1_000_000
     tables = json.loads(text)
-    assert {"numbers", "categories", "latent", "correlations", "joint", "endings", "states", "outcome"} == set(tables)
+    assert {"numbers", "categories", "latent", "correlations", "joint", "cumulative_incidence", "states", "outcome"} == set(tables)
     for table in tables["numbers"].values():
         assert len(table["quantiles"]) == 401 and table["quantiles"] == sorted(table["quantiles"])
 

@@ -12,15 +12,17 @@ from conftest import process, wait_until
 
 from lending_club import hpo
 from lending_club.clean import load_clean, temporal_split
-from lending_club.hpo import best_parameters, count_done, search, study_name
-from lending_club.registry import connect, experiment_id
-from lending_club.settings import load_settings
+from lending_club.core.registry import connect
+from lending_club.core.settings import load_settings
+from lending_club.core.study import best_parameters, count_done, study_name
+from lending_club.core.tracking import experiment_id
+from lending_club.hpo import search
 
 TRIALS = 6
 SEARCH = """
 from lending_club.clean import load_clean, temporal_split
 from lending_club.hpo import search
-from lending_club.settings import load_settings
+from lending_club.core.settings import load_settings
 
 settings = load_settings()
 clean = load_clean(settings)

@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 from conftest import clean_environment, last_error, lending_club, service, wait_until
 
+from lending_club.core.schema import EXAMPLE_APPLICATION
 from lending_club.promote import promote
-from lending_club.schema import EXAMPLE_APPLICATION
 from lending_club.train import train
 
 
