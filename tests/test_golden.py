@@ -1,0 +1,96 @@
+"""Versions of earlier releases, kept as files: every later release must load them and give the same PDs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import clean_environment
+
+from lending_club.core import features
+from lending_club.serving.scorer import Scorer, ServingError
+
+GOLDEN = Path(__file__).parent / "golden"
+RELEASES = sorted(folder.name for folder in GOLDEN.iterdir())
+
+
+def expected(release: str) -> tuple[list[dict], np.ndarray]:
+    "Applications, and the PDs that the release itself gave them."
+    folder = GOLDEN / release
+    if (folder / "expected.json").is_file():  # 0.1.0 stored a single example
+        cases = json.loads((folder / "expected.json").read_text())
+    else:
+        cases = json.loads((folder / "examples.json").read_text())["examples"]
+    return [case["application"] for case in cases], np.array([case["probability_of_default"] for case in cases])
+
+
+def test_there_is_a_bundle_of_this_minor_release():
+    assert "0.2.0" in RELEASES
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_earlier_release_keeps_its_pds(release):
+    scorer = Scorer.load(GOLDEN / release, "1")
+    applications, pds = expected(release)
+    together = [answer["probability_of_default"] for answer in scorer.score(applications)]
+    alone = [scorer.score([application])[0]["probability_of_default"] for application in applications]
+    np.testing.assert_allclose(together, pds, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(alone, pds, rtol=0, atol=1e-6)
+    assert len(pds) > 50 and np.ptp(pds) > 0.3, "the applications do not differ enough to show anything"
+
+
+CHANGED = {
+    "income counts the first borrower alone": ("income", lambda raw: raw.number("annual_inc")),
+    "DTI counts the first borrower alone": ("dti_combined", lambda raw: raw.number("dti")),
+    "a gap in the instalment stays one": ("installment", lambda raw: raw.number("installment")),
+    "a ratio to nothing is 0": ("ratio", lambda a, b: np.where(b > 1e-9, a / np.maximum(b, 1e-9), 0.0)),
+    "money is not logged": ("log_money", lambda amount: amount),
+    "a missing sub-grade stays missing": ("parse_sub_grade", lambda sub, grade=None: features.parse_each(sub, _sub_grade)),
+    "months count from the next one": ("months_between", lambda a, b: features_months(a, b) + 1),
+    "employment counts from one": ("parse_emp_length", lambda values: features_employment(values) + 1),
+}
+features_months, features_employment = features.months_between, features.parse_emp_length
+
+
+def _sub_grade(text: str) -> float:
+    from lending_club.core.parsing import parse_sub_grade
+
+    return parse_sub_grade(text)
+
+
+@pytest.mark.parametrize("rule", CHANGED)
+def test_a_changed_rule_is_refused_with_the_reason(monkeypatch, rule):
+    name, other = CHANGED[rule]
+    Scorer.load(GOLDEN / "0.2.0", "7")  # as it is
+    monkeypatch.setattr(features, name, other)
+    with pytest.raises(ServingError, match=r"version 7 .* of \d+ example"):
+        Scorer.load(GOLDEN / "0.2.0", "7")
+
+
+@pytest.mark.parametrize("name", [f.name for f in features.NUMERIC_FEATURES])
+def test_each_feature_of_the_version_shows_in_an_example(monkeypatch, name):
+    tables = json.loads((GOLDEN / "0.2.0" / "encoder.json").read_text())
+    if name not in tables["quantiles"]:
+        pytest.skip("the version does not use this feature")
+    feature = features.FEATURE_BY_NAME[name]
+    changed = features.Feature(name, feature.unit, feature.meaning, lambda raw: 1.3 * feature.make(raw) + 2)
+    monkeypatch.setitem(features.FEATURE_BY_NAME, name, changed)
+    features._plan.cache_clear()
+    try:
+        with pytest.raises(ServingError, match="example"):
+            Scorer.load(GOLDEN / "0.2.0", "7")
+    finally:
+        features._plan.cache_clear()
+
+
+def test_a_golden_bundle_needs_no_heavy_library():
+    code = f"""
+import json, sys
+from lending_club.serving.scorer import Scorer
+Scorer.load({str(GOLDEN / "0.2.0")!r}, "1")
+print(json.dumps(sorted({{"torch", "sklearn", "skorch", "pandas", "mlflow", "scipy"}} & set(sys.modules))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True)
+    assert json.loads(done.stdout) == [], done.stderr
