@@ -146,7 +146,7 @@ def fit_tree(name: str, parameters: dict, X, y, valid=None, rounds: int | None =
 
 def tune(name: str, splits: Splits) -> dict:
     "The best parameters by log-loss on the validation period, whose earlier part stops the training."
-    inputs, settings = Inputs(splits), Settings(torch_device="cpu")
+    inputs = Inputs(splits)
     make = inputs.frame if name in TREES else inputs.matrix
     X, V, C = (make(part) for part in (splits.train, splits.validation, splits.calibration))
     y, y_valid, y_later = (outcomes(part) for part in (splits.train, splits.validation, splits.calibration))
@@ -154,7 +154,7 @@ def tune(name: str, splits: Splits) -> dict:
     def fit(trial):
         if name in TREES:
             return fit_tree(name, suggest(name, trial), X, y, (V, y_valid))[0]
-        net = make_net(suggest_network(trial, settings), settings, inputs.layout).fit(X, y, V, y_valid)
+        net = make_net(suggest_network(trial, "tabm"), inputs.layout).fit(X, y, V, y_valid)
         return lambda Z: net.predict_proba(Z)[:, 1]
 
     def objective(trial):
@@ -186,7 +186,7 @@ class WeightedLoss(nn.Module):
 def networks(name: str, splits: Splits, inputs: Inputs, settings: Settings, config: dict):
     if name != "plain MLP":
         parameters = DEFAULTS["tabm"] if name == "network" else config[name]["parameters"]
-        net = make_net(parameters, settings, inputs.layout)
+        net = make_net(parameters, inputs.layout, seed=settings.seed)
     else:
         y = outcomes(splits.train)
         net = LoanNet(

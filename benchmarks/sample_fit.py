@@ -2,7 +2,7 @@
 
     python benchmarks/sample_fit.py ../shared/data/accepted_sample_2007_to_2018.csv.gz [--write-tables]
 
-Writes benchmarks/results/sample_fit.json and .png; with --write-tables also lending_club/sample_tables.json.
+Writes benchmarks/results/sample_fit.json and .png; with --write-tables also lending_club/core/sample_tables.json.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,14 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from lending_club import sample as generator
-from lending_club.clean import clean_loans, temporal_split
+from lending_club.clean import load_clean, sample_truth, temporal_split
 from lending_club.core.data import read_loans
 from lending_club.core.months import parse_month
 from lending_club.core.parsing import parse_sub_grade
 from lending_club.core.preprocess import preprocessing
+from lending_club.core.sample import TABLES, draw, load_tables
+from lending_club.core.sample_fit import compare_with_real, fit_tables, plot_with_real
+from lending_club.core.settings import scratch_settings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COPIES = 20  # drawn loans for each real one, so that chance in the sample is small
@@ -40,20 +41,15 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 def auc_on_the_sample(rows: int = 60_000) -> dict:
     "ROC-AUC of the truth and of models on the final loans of the default test period."
-    drawn = generator.draw(rows)
-    loans = clean_loans(drawn.loans)
-    # the truth follows the loans: final ones, oldest first, as clean_loans orders them
-    months = parse_month(drawn.loans["issue_d"].to_numpy())
-    final = drawn.loans["loan_status"].str.contains("Fully Paid|Charged Off|Default").to_numpy()
-    order = np.flatnonzero(final)[np.argsort(months[final], kind="stable")]
-    splits = temporal_split(loans, date(2016, 1, 1), date(2017, 1, 1))
-    test = order[splits.test.index]
+    settings = scratch_settings(sample_rows=rows)
+    splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
+    truth = sample_truth(settings).loc[splits.test.index]
     y = splits.test["default"].to_numpy()
     prepare = preprocessing(seed=0).fit(splits.train)
     X, X_test = prepare.transform(splits.train), prepare.transform(splits.test)
     trees = HistGradientBoostingClassifier(learning_rate=0.04, max_leaf_nodes=12, max_iter=300, random_state=0)
     models = {"trees": trees, "logistic regression": LogisticRegression(C=0.1, max_iter=3_000)}
-    result = {"truth": roc_auc_score(y, drawn.true_pd[test]), "truth given final": roc_auc_score(y, drawn.pd_given_resolved[test])}
+    result = {"truth": roc_auc_score(y, truth["true_pd"]), "truth given final": roc_auc_score(y, truth["pd_given_resolved"])}
     for name, model in models.items():
         result[name] = roc_auc_score(y, model.fit(X, splits.train["default"]).predict_proba(X_test)[:, 1])
     result["sub-grade alone"] = roc_auc_score(y, parse_sub_grade(splits.test["sub_grade"].to_numpy()))
@@ -67,17 +63,17 @@ def main():
     options = parser.parse_args()
     real = read_loans(options.data, columns="all")
     start = time.perf_counter()
-    tables = generator.fit_tables(real)
+    tables = fit_tables(real)
     seconds = {"fit": time.perf_counter() - start}
     if options.write_tables:
-        generator.TABLES.write_text(json.dumps(tables, separators=(",", ":")) + "\n")
-        generator.load_tables.cache_clear()
-    drawn = generator.draw(COPIES * len(real), 7, tables, np.tile(parse_month(real["issue_d"].to_numpy()), COPIES)).loans
-    compared = generator.compare_with_real(real, drawn)
+        TABLES.write_text(json.dumps(tables, separators=(",", ":")) + "\n")
+        load_tables.cache_clear()
+    drawn = draw(COPIES * len(real), 7, tables, np.tile(parse_month(real["issue_d"].to_numpy()), COPIES)).loans
+    compared = compare_with_real(real, drawn)
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        generator.draw(60_000)
+        draw(60_000)
         times.append(time.perf_counter() - start)
     seconds["draw 60,000 loans"] = sorted(times)[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +98,7 @@ def main():
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "sample_fit.json").write_text(json.dumps(result, indent=1) + "\n")
-    generator.plot_with_real(real, drawn).savefig(RESULTS / "sample_fit.png", dpi=80)
+    plot_with_real(real, drawn).savefig(RESULTS / "sample_fit.png", dpi=80)
     print(pd.Series(result["largest"] | result["roc_auc"] | result["seconds"]).round(4).to_string())
     print(f"peak memory of a million loans: {peak:.0f} MiB")
 

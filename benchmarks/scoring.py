@@ -22,8 +22,10 @@ import onnxruntime
 import torch
 
 from lending_club.clean import load_clean, temporal_split
+from lending_club.core.applications import as_applications
 from lending_club.core.bundle import always_present
-from lending_club.core.compile import as_applications, check_compiled, compile_pipeline
+from lending_club.core.compile import check_compiled, compile_pipeline
+from lending_club.core.encoding import calibrate
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.preprocess import application_frame
 from lending_club.core.settings import scratch_settings
@@ -53,7 +55,7 @@ def measure(pipeline, compiled, scorer, applications, columns) -> dict:
         "compiled: numeric features": lambda: compiled.features(applications),
         "compiled: features and encoding": lambda: compiled.encode(applications),
         "onnxruntime alone on the encoded matrix": lambda: compiled.run_graph(matrix),
-        "compiled: calibration": lambda: compiled.calibrate(p),
+        "compiled: calibration": lambda: calibrate(p, compiled.tables["calibration"]),
         "Pipeline: dictionaries to probabilities": lambda: pipeline.predict_proba(application_frame(applications, columns)),
     }
     for call in times.values():
@@ -75,7 +77,7 @@ def main():
 
     settings = scratch_settings(sample_rows=options.rows, epochs=options.epochs, seeds=options.seeds, network=options.network)
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
-    pipeline, _ = fit_pipeline(splits, default_parameters(settings), settings, progress=False)
+    pipeline, _ = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
     start = time.perf_counter()
     compiled = compile_pipeline(pipeline)
     seconds = {"compile": time.perf_counter() - start}
@@ -93,7 +95,7 @@ def main():
     applications = as_applications(splits.test[:1_000], compiled.tables["columns"])
     assert len(applications) == 1_000, f"only {len(applications)} test loans: take more --rows"
     result = {
-        "matrix columns": compiled.width,
+        "matrix columns": compiled.encoding.width,
         "network": options.network,
         "seeds": options.seeds,
         "graph MiB": round(len(compiled.graph) / 2**20, 2),

@@ -49,7 +49,8 @@ def start_once(python: Path, project: Path, cached: bool, workers: int, environm
     if not cached:
         shutil.rmtree(project / "var" / "champion", ignore_errors=True)
     port = free_port()
-    command = [python, "-m", "uvicorn", "--factory", "lending_club.serving.app:create_app", "--port", port, "--log-level", "warning"]
+    app = "lending_club.serving.app:create_app"
+    command = [python, "-m", "uvicorn", "--factory", app, "--port", port, "--log-level", "warning"]
     url, application = f"http://127.0.0.1:{port}", (ROOT / "service" / "loan.json").read_bytes()
     began = time.monotonic()
     own = os.environ | {"PYTHONPATH": str(ROOT), **environment}

@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py               # about ten minutes; needs wrk
     python benchmarks/serving.py --seconds 3 --rounds 1
+    python benchmarks/serving.py --before ../earlier   # beside the service of another checkout, in the same rounds
 
 The same champion, the default network on a small built-in sample, is served in four ways, each by one process on the
 loopback: by `lending-club serve`, by `mlflow models serve`, and by FastAPI calling mlflow.pyfunc; the fourth is a bare
@@ -41,6 +42,8 @@ NAMES = {
     "pyfunc": "FastAPI on mlflow.pyfunc",
     "bare": "bare FastAPI, a constant",
 }
+BEFORE = "before"  # the service of another checkout, with a champion that its own pipeline has trained
+CLI = "import sys; from lending_club.cli import main; sys.exit(main(sys.argv[1:]))"
 SETTINGS = "[lending_club]\nsample_rows = {rows}\nepochs = {epochs}\n"
 WIDE = {"embedding": 12, "bins": 24}  # parameters that differ from the default network's
 COMMANDS = Path(sys.executable).parent  # of the environment
@@ -64,12 +67,32 @@ end
 """
 
 
+def request_model():
+    "A pydantic model of an application, as one writes it for FastAPI: types, ranges and categories of the schema."
+    from typing import Annotated, Literal, NotRequired
+
+    from pydantic import ConfigDict, Field, with_config
+    from typing_extensions import TypedDict
+
+    from lending_club.core.schema import COLUMNS, REQUIRED_IN_APPLICATION
+
+    def kind(column):
+        if column.kind == "number":
+            return Annotated[float, Field(ge=column.minimum, le=column.maximum)]
+        if column.kind == "category":
+            return Literal[tuple({*column.values, *(value.strip() for value in column.values)})]
+        return Annotated[str, Field(max_length=1_000)]
+
+    fields = {c.name: kind(c) for c in COLUMNS if c.at_origination}
+    optional = {name: NotRequired[own | None] for name, own in fields.items() if name not in REQUIRED_IN_APPLICATION}
+    return with_config(ConfigDict(extra="forbid"))(TypedDict("Application", fields | optional))
+
+
 def bare_app():
-    "FastAPI with the request model, answering a constant."
+    "FastAPI with a request model, answering a constant."
     from fastapi import FastAPI
 
-    from lending_club.serving.requests import Application
-
+    Application = request_model()
     answer = {
         "prediction": 0, "label": "Good Loan", "probability_of_default": 0.1, "threshold": 0.2, "model_version": "1",
         "imputed": [],
@@ -126,7 +149,7 @@ def prepare(root: Path, options):
     "Two versions in a registry under `root`; returns settings, the two Scorers by version and the applications."
     from dataclasses import replace
 
-    from lending_club.core.compile import as_applications
+    from lending_club.core.applications import as_applications
     from lending_club.core.registry import connect, download_version
     from lending_club.core.settings import load_settings
     from lending_club.promote import promote
@@ -147,6 +170,17 @@ def prepare(root: Path, options):
     applications = as_applications(trained.splits.test[:1_000], columns)
     assert len(applications) == 1_000, f"only {len(applications)} test loans: take more --rows"
     return settings, scorers, applications, columns
+
+
+def prepare_before(checkout: Path, root: Path, options) -> dict:
+    "A champion of another checkout's own pipeline in a project of its own; the environment that its service needs."
+    root.mkdir()
+    (root / "settings.ini").write_text(SETTINGS.format(rows=options.rows, epochs=options.epochs))
+    (root / "nbs").symlink_to(checkout / "nbs")
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "POLL_INTERVAL": "0.5"}
+    for words in (["run"], ["promote"]):
+        subprocess.run([sys.executable, "-c", CLI, *words], cwd=root, env=environment, check=True, capture_output=True)
+    return environment
 
 
 def write_bodies(root: Path, applications: list[dict], columns) -> dict:
@@ -187,7 +221,7 @@ def stages(scorer, applications) -> dict:
 
     metrics, result = Metrics(), {}
     for name, body, read in (
-        ("single", json.dumps(applications[0]).encode(), lambda b: [read_application(b)]),
+        ("single", json.dumps(applications[0]).encode(), read_application),
         ("batch", json.dumps(applications).encode(), lambda b: read_json_batch(b, 10_000)),
     ):
         rows = read(body)
@@ -269,17 +303,17 @@ def make_champion(settings, version: str, url: str) -> float:
 
 def wide_batches(settings, applications: list[dict], bodies: Path, url: str, options) -> dict:
     "Batches by a network with wide embeddings, beside its graph alone."
-    from lending_club import hpo
+    from lending_club.core import hyperparameters
     from lending_club.core.registry import connect, download_version
     from lending_club.serving.scorer import Scorer
     from lending_club.train import train
 
-    narrow = hpo.DEFAULTS["tabm"]
-    hpo.DEFAULTS["tabm"] = narrow | WIDE
+    narrow = hyperparameters.DEFAULTS["tabm"]
+    hyperparameters.DEFAULTS["tabm"] = narrow | WIDE
     try:
         version = train(settings).version
     finally:
-        hpo.DEFAULTS["tabm"] = narrow
+        hyperparameters.DEFAULTS["tabm"] = narrow
     with tempfile.TemporaryDirectory() as folder:
         scorer = Scorer.load(download_version(settings, connect(settings), version, folder, "extra_files"), version)
     make_champion(settings, version, url)
@@ -337,6 +371,15 @@ def promotions(root: Path, settings, scorers: dict, applications: list[dict], po
     }  # fmt: skip
 
 
+def before_and_after(rounds: dict) -> dict:
+    "Throughput as a multiple of the other checkout's: the median of the rounds, in each of which the two took turns."
+    ratios = {
+        name: statistics.median(a["rps"] / b["rps"] for a, b in zip(turns["ours"], turns[BEFORE], strict=True))
+        for name, turns in rounds.items()
+    }
+    return {"throughput, times the one before": {name: round(ratio, 3) for name, ratio in ratios.items()}}
+
+
 def picture(result: dict, path: Path):
     import matplotlib
 
@@ -389,12 +432,17 @@ def measure(options) -> dict:
             "bare": [*uvicorn, ports["bare"], "serving:bare_app"],
         }
         ready = {"ours": "/ready", "mlflow": "/ping", "pyfunc": "/docs", "bare": "/docs"}
+        folders, environments = dict.fromkeys(NAMES, root), dict.fromkeys(NAMES, environment)
+        if options.before:
+            ports[BEFORE], ready[BEFORE], folders[BEFORE] = free_port(), "/ready", root / BEFORE
+            words[BEFORE] = [sys.executable, "-c", CLI, "serve", "--port", ports[BEFORE]]
+            environments[BEFORE] = prepare_before(options.before.resolve(), folders[BEFORE], options)
         started = {}
-        for system in NAMES:
+        for system in words:
             start = time.perf_counter()
             url = f"http://127.0.0.1:{ports[system]}{ready[system]}"
             log = root / f"{system}.log"
-            wait_for(url, stack.enter_context(process(words[system], root, log, environment)), log)
+            wait_for(url, stack.enter_context(process(words[system], folders[system], log, environments[system])), log)
             started[system] = round(time.perf_counter() - start, 2)
 
         rounds, alone = {}, []
@@ -402,13 +450,14 @@ def measure(options) -> dict:
             alone.append(onnx_rows(scorer, applications))
             for kind in ("single", "batch"):
                 for connections in (1, 16):
-                    for system in NAMES:
+                    for system in words:
                         path = "/invocations" if system == "mlflow" else "/predict/batch" if kind == "batch" else "/predict"
                         own = bodies[f"mlflow-{kind}" if system == "mlflow" else kind]
                         url = f"http://127.0.0.1:{ports[system]}"
                         cell = load(url, path, own, connections, options.seconds)
                         rounds.setdefault(f"{kind}, {connections} connections", {}).setdefault(system, []).append(cell)
                         print(turn + 1, kind, connections, system, {k: round(v, 2) for k, v in cell.items()}, flush=True)
+        beside = before_and_after(rounds) if options.before else {}
         cells = {
             name: {
                 system: {unit: round(statistics.median(cell[unit] for cell in turns), 3) for unit in turns[0]}
@@ -433,6 +482,7 @@ def measure(options) -> dict:
                 round(1_000 * cells[f"batch, {n} connections"]["ours"]["rps"] / onnx, 3) for n in (1, 16)
             ],
         },
+        **beside,
         "onnxruntime alone, rows a second": round(onnx),
         "batches with wide embeddings": wide,
         "steps, ms": steps,
@@ -451,6 +501,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=12_000, help="loans in the built-in sample")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--before", type=Path, help="another checkout of the project, whose service is measured beside this one")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         parser.error("wrk is not on the path: install it (Debian, Ubuntu and Homebrew have it as wrk)")

@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--search-rows", type=int, default=200_000, help="size of the searched sample (default: %(default)s)")
     options = parser.parse_args()
     settings = scratch_settings(epochs=60, seeds=options.seeds, trials=options.trials, torch_device="cpu")
-    ways = {"defaults": default_parameters(settings)}
+    ways = {"defaults": default_parameters(settings.network)}
     if options.trials > 1:
         ways["searched"] = search_parameters(options.search_rows, settings)
         print("the search took", ways["searched"], flush=True)

@@ -5,17 +5,15 @@
 # %% auto #0
 __all__ = ['log', 'SplitError', 'clean_loans', 'Splits', 'temporal_split', 'walk_forward_splits', 'load_clean', 'sample_truth']
 
-# %% ../nbs/01_clean.ipynb #198042c3
-import json
+# %% ../nbs/01_clean.ipynb #4f1fbeb4
 import logging
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from dataclasses import dataclass
 from datetime import date
-from .core.data import DataError, read_loans
-from .core.loans import CleanLoans, _cache_file, _write_cache, hash_loans
-from .core.months import parse_month
+from .core.data import DataError
+from .core.loans import CleanLoans, cache_file, hash_loans, raw_source, read_cached_loans, write_cached_loans
+from .core.months import month_dates, parse_month
 from .core.outcomes import FINAL_STATUSES, target
 from .core.sample import draw
 from .core.schema import guard_inputs, pipeline_columns
@@ -29,7 +27,7 @@ log = logging.getLogger(__name__)
 class SplitError(LendingClubError):
     "The loans cannot be split by date as the settings say."
 
-# %% ../nbs/01_clean.ipynb #f0eee43f
+# %% ../nbs/01_clean.ipynb #5a3f2176
 def clean_loans(
     raw: pd.DataFrame,  # shape (n_raw, ...), as `data.read_loans` gives it
 ) -> pd.DataFrame:  # shape (n, ...), raw columns known at origination, `issue_month` and `default`, oldest first
@@ -52,12 +50,10 @@ def clean_loans(
     keep = bad.notna().to_numpy() & ~np.isnan(months)
     names = [name for name in pipeline_columns(use_addr_state=True) if name in raw]
     loans = raw.loc[keep, list(guard_inputs(names, use_addr_state=True))]
-    first = np.datetime64("0000-01", "M")
-    issued = (first + months[keep].astype(int)).astype("datetime64[s]")
-    loans = loans.assign(issue_month=issued, default=bad[keep].astype("int8"))
+    loans = loans.assign(issue_month=month_dates(months[keep]), default=bad[keep].astype("int8"))
     return loans.sort_values("issue_month", kind="stable", ignore_index=True)
 
-# %% ../nbs/01_clean.ipynb #195cf601
+# %% ../nbs/01_clean.ipynb #b5ef066e
 @dataclass(frozen=True)
 class Splits:
     "Four consecutive periods of loans."
@@ -81,7 +77,7 @@ class Splits:
         }
         return pd.DataFrame.from_dict(rows, orient="index")
 
-
+# %% ../nbs/01_clean.ipynb #99a60dc1
 def _period(loans: pd.DataFrame) -> str:
     return f"{loans['issue_month'].min():%Y-%m} to {loans['issue_month'].max():%Y-%m}"
 
@@ -97,7 +93,7 @@ def _validation_cut(validation: pd.DataFrame) -> pd.Timestamp:
     before = counts.cumsum().shift(1).iloc[1:] / counts.sum()
     return (before - 0.5).abs().idxmin()
 
-
+# %% ../nbs/01_clean.ipynb #e378856d
 def temporal_split(
     loans: pd.DataFrame,  # as `clean_loans` gives them
     train_end: date,  # loans issued before are trained on
@@ -164,23 +160,19 @@ def walk_forward_splits(
             raise SplitError(f"{where}, fails in {quarter}: {error}") from error
     return splits
 
-# %% ../nbs/01_clean.ipynb #a99dbe0c
+# %% ../nbs/01_clean.ipynb #7fcb8167
 def load_clean(
     settings: Settings,
 ) -> CleanLoans:
-    "The cleaned loans of a run, from the cache if they were cleaned before. Raises `DataError` and `SettingsError`."
-    path = _cache_file(settings)
-    if path.exists():
-        table = pa.parquet.read_table(path)
-        return CleanLoans(table.to_pandas(), **json.loads(table.schema.metadata[b"lending_club"]))
-    if settings.is_sample:
-        raw = draw(settings.sample_rows, settings.seed).loans
-        source = f"built-in sample, {settings.sample_rows} loans, seed {settings.seed}"
-    else:
-        raw, source = read_loans(settings.data_file), settings.data_file.name
-    loans = clean_loans(raw)
-    _write_cache(path, CleanLoans(loans, hash_loans(loans), source))
-    return load_clean(settings)
+    "The cleaned loans of a run, from the cache if they are there. Raises `DataError` and `SettingsError`."
+    path = cache_file(settings)
+    if (cached := read_cached_loans(path)) is not None:
+        return cached
+    source = raw_source(settings)
+    loans = clean_loans(source.read(columns=None))
+    clean = CleanLoans(loans, hash_loans(loans), source.name)
+    write_cached_loans(path, clean)
+    return read_cached_loans(path) or clean  # as every later run will read them
 
 # %% ../nbs/01_clean.ipynb #97db9f11
 def sample_truth(

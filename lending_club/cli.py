@@ -10,9 +10,7 @@ import argparse
 import dataclasses
 import logging
 import os
-import socket
 import sys
-import tempfile
 from pathlib import Path
 from .core.pipeline import _notes, run_stages
 from .core.settings import Settings, ensure_var, load_settings
@@ -120,34 +118,9 @@ def _promote(arguments):
 
 
 def _serve(arguments):
-    import uvicorn
+    from lending_club.serve import serve
 
-    from lending_club.serving.app import create_app
-    from lending_club.serving.observability import log_config
-
-    settings = load_settings(**_overrides(arguments, ("api_host", "api_port", "api_workers")))
-    app = create_app(settings)
-    how = {
-        "host": settings.api_host,
-        "port": settings.api_port,
-        "log_config": log_config(settings),
-        "access_log": False,  # the app has its own
-        "timeout_graceful_shutdown": 30,
-    }
-    try:
-        with socket.create_server((settings.api_host, settings.api_port)):
-            pass
-    except OSError as error:
-        raise LendingClubError(
-            f"cannot listen on {settings.api_host}:{settings.api_port} ({error.strerror}): choose another --port"
-        ) from error
-    if settings.api_workers == 1:
-        uvicorn.run(app, **how)
-        return
-    # each worker makes its own app; they count into files of one folder, so that any of them answers /metrics for all
-    with tempfile.TemporaryDirectory(prefix="lending-club-metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        uvicorn.run("lending_club.serving.app:create_app", factory=True, workers=settings.api_workers, **how)
+    serve(load_settings(**_overrides(arguments, ("api_host", "api_port", "api_workers"))))
 
 
 def _sample(arguments):

@@ -6,7 +6,7 @@
 __all__ = ['log', 'fit_pipeline', 'baselines', 'TestScores', 'score_models', 'compare', 'compare_by_term', 'evaluation_tables',
            'evaluation_figures', 'walk_forward', 'compare_with_truth', 'model_card', 'Trained', 'train']
 
-# %% ../nbs/04_train.ipynb #84aba3df
+# %% ../nbs/04_train.ipynb #7d1a8c61
 import lending_club
 import logging
 import numpy as np
@@ -22,19 +22,19 @@ from tqdm import tqdm
 from .clean import Splits, load_clean, sample_truth, temporal_split, walk_forward_splits
 from lending_club.core.bundle import (
     always_present,
-    example_answer,
     git_state,
     model_requirements,
     reference_distributions,
     write_bundle,
 )
-from .core.calibration import assemble, calibrated_net
+from .core.calibration import assemble
+from .core.examples import example_answers
 from .core.compile import check_compiled, compile_pipeline
 from .core.estimators import SeedAverage
 from .core.features import columns_read
 from .core.files import file_digest
 from .core.hyperparameters import default_parameters, make_net
-from .core.loans import CleanLoans
+from .core.loans import CleanLoans, hash_loans
 from lending_club.core.metrics import (
     REPORTED_METRICS,
     best_f1_threshold,
@@ -47,24 +47,28 @@ from .core.parsing import parse_sub_grade
 from .core.plots import plot_decision, plot_evaluation, plot_groups, plot_quarters, use_style
 from .core.preprocess import application_frame, preprocessing
 from .core.registry import connect, register_candidate
-from .core.schema import REQUIRED_IN_APPLICATION, pipeline_columns
+from .core.schema import EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION, pipeline_columns
 from .core.settings import Settings
 from .core.study import best_parameters
+from .core.text import fold_spaces
 from .core.tracking import end_dead_runs, log_environment, log_loans, record_run
 
 # %% ../nbs/04_train.ipynb #b7bde89e
 log = logging.getLogger(__name__)
 
-# %% ../nbs/04_train.ipynb #26d77a82
+# %% ../nbs/04_train.ipynb #81972a70
 def fit_pipeline(
     splits: Splits,
-    parameters: dict,  # like `hpo.default_parameters`
+    parameters: dict,  # like `hyperparameters.default_parameters`
     settings: Settings,
     progress: bool = True,  # whether to show the epochs
 ) -> tuple[Pipeline, SeedAverage]:  # from raw fields to decision; and the network in it
     "Fit everything, on the CPU at the end."
     prepare = preprocessing(settings.use_addr_state, settings.min_coverage, settings.seed).fit(splits.train)
-    net = make_net(parameters, settings, prepare["encode"].layout_)
+    net = make_net(
+        parameters, prepare["encode"].layout_, settings.network, settings.epochs, settings.seed, settings.torch_threads,
+        settings.torch_device,
+    )  # fmt: skip
     if not progress:
         net.set_params(callbacks__progress=None)
     networks = SeedAverage(net, n_seeds=settings.seeds, n_stops=min(3, settings.seeds)).fit(
@@ -75,7 +79,7 @@ def fit_pipeline(
     )
     return assemble(prepare, networks, splits.calibration, splits.calibration["default"]), networks
 
-# %% ../nbs/04_train.ipynb #7befc317
+# %% ../nbs/04_train.ipynb #8c464b25
 def baselines(
     splits: Splits,
     prepare: Pipeline,  # fitted, from raw fields to matrix
@@ -144,6 +148,7 @@ def _lightgbm(splits: Splits, prepare: Pipeline, seed: int):
 class TestScores:
     "A model's PDs of the test loans, and the threshold that it was given before."
 
+    __test__ = False  # it is not a test, whatever pytest makes of its name
     p: np.ndarray  # shape (n,)
     threshold: float
 
@@ -154,7 +159,7 @@ def score_models(
     seed: int = 42,  # of what is drawn at random
 ) -> dict[str, TestScores]:  # `network` first, then what it must beat
     "The network and the baselines on the test loans, each with its own best threshold."
-    scored = {"network": TestScores(pipeline.predict_proba(splits.test)[:, 1], float(pipeline[-1].threshold))}
+    scored = {"network": TestScores(pipeline.predict_proba(splits.test)[:, 1], float(pipeline[-1].threshold_))}
     for name, (p_calibration, p_test) in baselines(splits, pipeline[:-1], seed).items():
         scored[name] = TestScores(p_test, best_f1_threshold(splits.calibration["default"], p_calibration))
     return scored
@@ -182,13 +187,13 @@ def compare_by_term(
 
 
 def _terms(loans: pd.DataFrame) -> pd.Series:
-    return loans["term"].str.split().str.join(" ").fillna("missing")
+    return loans["term"].map(fold_spaces, na_action="ignore").fillna("missing")
 
-# %% ../nbs/04_train.ipynb #eacc8968
+# %% ../nbs/04_train.ipynb #d09a57de
 def evaluation_tables(
     splits: Splits,
     network: TestScores,  # on the test loans
-) -> dict[str, pd.DataFrame]:  # `by_term`, `by_grade`, `by_vintage`, `tenths`, `thresholds`, `confusion`
+) -> dict[str, pd.DataFrame]:  # `by_term`, `by_grade`, `by_vintage`, `deciles`, `thresholds`, `confusion`
     "The evaluation of the network on the test loans in detail."
     test, p = splits.test, network.p
     y = test["default"].to_numpy()
@@ -201,7 +206,7 @@ def evaluation_tables(
     predicted = np.where(p >= network.threshold, "predicted bad", "predicted good")
     confusion = pd.crosstab(np.where(y == 1, "bad", "good"), predicted)
     confusion = confusion.reindex(index=["good", "bad"], columns=["predicted good", "predicted bad"], fill_value=0)
-    return tables | {"tenths": decile_table(y, p), "thresholds": threshold_curve(y, p), "confusion": confusion}
+    return tables | {"deciles": decile_table(y, p), "thresholds": threshold_curve(y, p), "confusion": confusion}
 
 
 def evaluation_figures(
@@ -221,15 +226,15 @@ def evaluation_figures(
     }
     return figures if walk is None else figures | {"walk_forward": plot_quarters(walk)}
 
-# %% ../nbs/04_train.ipynb #b3d9f5ad
+# %% ../nbs/04_train.ipynb #93f9033f
 def walk_forward(
     settings: Settings,
     loans: pd.DataFrame,  # as `clean.clean_loans` gives them
-    parameters: dict,  # like `hpo.default_parameters`, found on loans issued before `val_end`
+    parameters: dict,  # like `hyperparameters.default_parameters`, found on loans issued before `val_end`
 ) -> pd.DataFrame:  # one row a quarter and model: parameters, metrics
     "Fit and test anew for each of the last quarters. Raises `SplitError` where there are too few."
     walk = walk_forward_splits(loans, settings.walk_forward_quarters, settings.walk_forward_validation_months)
-    rows, defaults = {}, default_parameters(settings)
+    rows, defaults = {}, default_parameters(settings.network)
     for quarter, splits in tqdm(walk.items(), desc="walk-forward", unit=" quarters", delay=2):
         tuned = splits.test["issue_month"].min() >= pd.Timestamp(settings.val_end) and parameters != defaults
         pipeline, _ = fit_pipeline(splits, parameters if tuned else defaults, settings, progress=False)
@@ -256,14 +261,14 @@ def compare_with_truth(
         rows[name] = metrics | {"mean_abs_difference_to_truth": float(np.mean(np.abs(own - truth["true_pd"])))}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/04_train.ipynb #c65c059c
+# %% ../nbs/04_train.ipynb #23763d0f
 def model_card(
     settings: Settings,
     clean: CleanLoans,
     splits: Splits,
     pipeline: Pipeline,  # fitted
     networks: SeedAverage,  # in it
-    parameters: dict,  # like `hpo.default_parameters`
+    parameters: dict,  # like `hyperparameters.default_parameters`
     origin: str,  # where the parameters come from
     metrics: pd.DataFrame,  # as `compare` gives it
 ) -> dict:
@@ -283,7 +288,7 @@ def model_card(
         "seeds": {"sampling, search and training": settings.seed},
         "parameters": parameters,
         "parameters_from": origin,
-        "threshold": pipeline[-1].threshold,
+        "threshold": pipeline[-1].threshold_,
         "metrics": metrics.to_dict(orient="index"),
         "inputs": {
             "columns": list(columns),
@@ -299,12 +304,12 @@ def model_card(
 # %% ../nbs/04_train.ipynb #0359a1cb
 def _calibration(pipeline: Pipeline) -> dict:
     "Which calibration was chosen, and its coefficients."
-    fitted = calibrated_net(pipeline)
+    fitted = pipeline[-1]
     calibrator = fitted.calibrator_
     return {"method": calibrator.method, "coefficients": calibrator.coef_.tolist(), "intercept": calibrator.intercept_,
             "log_loss": fitted.losses_}  # fmt: skip
 
-# %% ../nbs/04_train.ipynb #02160ec4
+# %% ../nbs/04_train.ipynb #84312712
 @dataclass(frozen=True)
 class Trained:
     "What training gives."
@@ -343,21 +348,21 @@ def train(
         card = model_card(settings, clean, splits, pipeline, networks, parameters, origin, metrics) | {"compiled": agreement}
         _log_run(card, networks, splits, metrics, scored, walk)
         columns = card["inputs"]["columns"]
-        example = example_answer(pipeline, lambda applications: application_frame(applications, columns))
         score = pipeline.predict_proba(splits.calibration)[:, 1]
         reference = reference_distributions(splits.train, [c for c in columns if c != "issue_d"], score)
         with tempfile.TemporaryDirectory() as folder:
-            files = write_bundle(folder, card, reference, example, compiled)
+            files = write_bundle(folder, card, reference, example_answers(compiled), compiled)
             tags = {f"sha256.{name}": file_digest(path) for name, path in files.items()} | {
                 "data_hash": clean.data_hash,
+                "test_loans": hash_loans(splits.test),  # metrics of two versions are comparable where this is the same
                 "commit": card["git"]["commit"],
                 "package_version": card["package_version"],
                 "seed": settings.seed,
-                "threshold": pipeline[-1].threshold,
+                "threshold": pipeline[-1].threshold_,
                 **{f"test_{k}": metrics.loc["network", k] for k in REPORTED_METRICS if k != "threshold"},
             }
             version = register_candidate(
-                settings, client, pipeline, columns, application_frame([example["application"]], columns), files,
+                settings, client, pipeline, columns, application_frame([EXAMPLE_APPLICATION], columns), files,
                 model_requirements(), tags,
             )  # fmt: skip
         mlflow.set_tag("model_version", version.version)

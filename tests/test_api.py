@@ -14,7 +14,7 @@ import pytest
 from conftest import COMMAND, answers, free_port, lending_club, make_project, process, wait_until
 from fastapi.testclient import TestClient
 
-from lending_club.core.compile import as_applications
+from lending_club.core.applications import as_applications
 from lending_club.core.registry import connect, download_version
 from lending_club.core.schema import BY_NAME, EXAMPLE_APPLICATION
 from lending_club.core.settings import load_settings
@@ -143,14 +143,14 @@ def test_content_types(client, headers, status):
     assert status == 200 or answer.json()["detail"]
 
 
-def test_faults_are_named_with_value_allowed_and_nearest_name(client):
+def test_errors_are_named_with_value_allowed_and_nearest_name(client):
     application = SMALLEST | {"anual_inc": 1, "grade": "Z", "dti": "12", "total_pymnt": 5, "recoveries": "anything"}
     answer = client.post("/predict", json=application)
-    faults = {fault["field"]: fault for fault in answer.json()["faults"]}
-    assert answer.status_code == 422 and set(faults) == {"anual_inc", "grade", "dti"}
-    assert faults["anual_inc"]["message"] == "unknown field. Did you mean 'annual_inc'?"
-    assert faults["grade"]["value"] == "Z" and faults["grade"]["allowed"] == "one of A, B, C, D, E, F, G"
-    assert faults["dti"]["allowed"] == BY_NAME["dti"].allowed
+    errors = {error["field"]: error for error in answer.json()["errors"]}
+    assert answer.status_code == 422 and set(errors) == {"anual_inc", "grade", "dti"}
+    assert errors["anual_inc"]["message"] == "unknown field. Did you mean 'annual_inc'?"
+    assert errors["grade"]["value"] == "Z" and errors["grade"]["allowed"] == "one of A, B, C, D, E, F, G"
+    assert errors["dti"]["allowed"] == BY_NAME["dti"].allowed
 
 
 def test_what_happened_after_the_decision_changes_nothing(client):
@@ -184,7 +184,7 @@ def close(some: list[dict], others: list[dict]) -> bool:
     )
 
 
-def test_csv_faults_name_lines(client):
+def test_csv_errors_name_lines(client):
     table = (
         "id,loan_amnt,term,annual_inc,title\r\n"
         '1,5000,36 months,50000,"two\r\nlines"\r\n'
@@ -195,7 +195,7 @@ def test_csv_faults_name_lines(client):
     ask = {"content": table.encode(), "headers": {"content-type": "text/csv; charset=utf-8"}}
     whole = client.post("/predict/batch", **ask)
     assert whole.status_code == 422 and whole.json()["detail"] == "2 of 3 applications cannot be used"
-    assert [(f["index"], f["line"], f.get("field")) for f in whole.json()["faults"]] == [
+    assert [(f["index"], f["line"], f.get("field")) for f in whole.json()["errors"]] == [
         (1, 4, None), (2, 6, "loan_amnt"), (2, 6, "term"),
     ]  # fmt: skip
     partial = client.post("/predict/batch?partial=true", **ask)
@@ -203,16 +203,16 @@ def test_csv_faults_name_lines(client):
     first, second, third = partial.json()
     assert first["id"] == "1" and 0 < first["probability_of_default"] < 1
     assert "4 cells, where the header has 5" in second["error"]["detail"]
-    assert third["id"] == "3" and {f["field"] for f in third["error"]["faults"]} == {"loan_amnt", "term"}
+    assert third["id"] == "3" and {f["field"] for f in third["error"]["errors"]} == {"loan_amnt", "term"}
 
 
 def test_csv_header(client):
     def ask(header):
         return client.post("/predict/batch", content=header + b"\n", headers={"content-type": "text/csv"})
 
-    faults = {f["field"]: f["message"] for f in ask(b"loan_amnt,term,anual_inc,term").json()["faults"]}
-    assert faults["anual_inc"] == "unknown field. Did you mean 'annual_inc'?"
-    assert faults["term"] == "this field occurs twice in the header" and "required" in faults["annual_inc"]
+    errors = {f["field"]: f["message"] for f in ask(b"loan_amnt,term,anual_inc,term").json()["errors"]}
+    assert errors["anual_inc"] == "unknown field. Did you mean 'annual_inc'?"
+    assert errors["term"] == "this field occurs twice in the header" and "required" in errors["annual_inc"]
     assert ask(b"loan_amnt,term,annual_inc,total_pymnt").json() == []
     assert ask(b"").status_code == 400
 
@@ -223,15 +223,15 @@ def test_partial_batch_keeps_places(client):
     assert answer.status_code == 200
     good, bad, number, last = answer.json()
     assert good["label"] and last["id"] == "x" and bad["id"] == 7
-    assert {f["field"] for f in bad["error"]["faults"]} == {"loan_amnt", "term", "annual_inc"}
+    assert {f["field"] for f in bad["error"]["errors"]} == {"loan_amnt", "term", "annual_inc"}
     assert number == {
         "error": {
             "detail": "an application must be a JSON object of raw fields, not a number",
-            "faults": [{"index": 2, "message": "an application must be a JSON object of raw fields, not a number"}],
+            "errors": [{"index": 2, "message": "an application must be a JSON object of raw fields, not a number"}],
         }
     }
     whole = client.post("/predict/batch?partial=false", json=batch)
-    assert whole.status_code == 422 and {f["index"] for f in whole.json()["faults"]} == {1, 2}
+    assert whole.status_code == 422 and {f["index"] for f in whole.json()["errors"]} == {1, 2}
     for query in ("partial=1", "partial=", "partial=true&partial=false", "partal=true", "PARTIAL=true"):
         assert client.post(f"/predict/batch?{query}", json=batch).status_code == 422, query
 
@@ -246,13 +246,13 @@ def test_limits_of_a_batch(client):
         assert answer.status_code == 413 and "more than 50 applications" in answer.json()["detail"]
 
 
-def test_a_thousand_faults_are_enough(champion):
+def test_a_thousand_errors_are_enough(champion):
     with TestClient(create_app(champion[0])) as client:
         wait_until(lambda: client.get("/ready").status_code == 200, what="the champion")
         awful = [{f"name{i}{j}": "x" for j in range(100)} for i in range(9_000)]
         answer = client.post("/predict/batch", json=awful)
         assert answer.status_code == 422 and answer.json()["detail"].startswith("at least ")
-        assert len(answer.json()["faults"]) == 1_000
+        assert len(answer.json()["errors"]) == 1_000
         partial = client.post("/predict/batch?partial=true", json=awful)
         assert partial.status_code == 200 and len(partial.json()) == 9_000 and len(partial.content) < 5_000_000
 
@@ -279,7 +279,7 @@ def test_what_breaks_is_answered_and_told_without_data(champion, caplog):
         version = "9"
 
         def score(self, applications):
-            raise KeyError(f"no {applications[0]['emp_title']}")
+            raise KeyError(f"no {applications.text('emp_title')[0]}")
 
     app = create_app(champion[0])
     app.state.poller.scorer = Broken()

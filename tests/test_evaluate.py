@@ -37,7 +37,7 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def draw(seed: int, n: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    "Outcomes and somewhat miscalibrated PDs: all different, rounded to tenths, or of few bad loans; two loans of either outcome."
+    "Outcomes and miscalibrated PDs: all different, rounded to one digit, or of few bad loans; two loans of either outcome."
     random = np.random.default_rng(seed)
     truth = random.beta(0.3, 9, n) if kind == "rare" else random.beta(1.5, 3, n)
     y = (random.random(n) < truth).astype(int)
@@ -581,12 +581,12 @@ def test_an_evaluation_of_exact_zeros_and_ones_is_finite():
 
 
 @DISTINCT
-def test_tenths_hold_lift_and_capture_by_definition(y, p):
+def test_deciles_hold_lift_and_capture_by_definition(y, p):
     for bins in BINS:
         table, riskiest_first = decile_table(y, p, bins), in_bins(y, p, bins)[::-1]
         bad = np.array([own.sum() for own, _ in riskiest_first])
         count = np.array([len(own) for own, _ in riskiest_first])
-        assert table.index.tolist() == list(range(1, len(count) + 1)) and table.index.name == "tenth"
+        assert table.index.tolist() == list(range(1, len(count) + 1)) and table.index.name == "decile"
         assert table["bad"].tolist() == bad.tolist() and table["loans"].tolist() == count.tolist()
         np.testing.assert_allclose(table["mean_pd"], [own.mean() for _, own in riskiest_first], **CLOSE)
         np.testing.assert_allclose(table["bad_rate"], bad / count, **CLOSE)
@@ -597,7 +597,7 @@ def test_tenths_hold_lift_and_capture_by_definition(y, p):
 
 
 @ANY
-def test_tenths_add_up_to_all_loans(y, p):
+def test_deciles_add_up_to_all_loans(y, p):
     table = decile_table(y, p)
     assert table["loans"].sum() == len(y) and table["loans"].max() - table["loans"].min() <= 1
     assert table["mean_pd"].is_monotonic_decreasing and table["capture"].is_monotonic_increasing
@@ -605,17 +605,17 @@ def test_tenths_add_up_to_all_loans(y, p):
     np.testing.assert_allclose(table["capture"].iloc[-1], 1, **CLOSE)
 
 
-def test_tenths_without_bad_loans_have_no_lift_and_capture_nothing():
+def test_deciles_without_bad_loans_have_no_lift_and_capture_nothing():
     table = decile_table([0] * 20, np.linspace(0, 1, 20))
     assert table["bad"].sum() == 0 and table["lift"].isna().all() and (table["capture"] == 0).all()
 
 
-def test_tenths_of_bad_loans_alone_have_a_lift_of_1():
+def test_deciles_of_bad_loans_alone_have_a_lift_of_1():
     table = decile_table([1] * 20, np.linspace(0, 1, 20))
     assert (table["lift"] == 1).all() and (table["bad"] == table["loans"]).all()
 
 
-def test_fewer_loans_than_tenths_give_a_row_each():
+def test_fewer_loans_than_deciles_give_a_row_each():
     assert decile_table([0, 1, 0], [0.0, 1.0, 0.5])["bad"].tolist() == [1, 0, 0]
 
 

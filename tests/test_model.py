@@ -5,11 +5,13 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from lending_club.core.estimators import LoanNet, SeedAverage
-from lending_club.core.networks import LoanMLP
+from lending_club.core.hyperparameters import DEFAULTS, make_net
+from lending_club.core.networks import LoanMLP, LoanTabM, MemberLinear, NumericEmbedding, quantile_bins
 from lending_club.core.registry import connect, version_by_alias
 from lending_club.train import train
 
@@ -55,6 +57,98 @@ def test_loan_net_can_be_cloned_set_and_asked(net):
     assert set(first.predict(X)) <= {0, 1} and list(first.classes_) == [0, 1]
     other = clone(net).set_params(seed=1).fit(X, y)
     assert (other.predict_proba(X) != first.predict_proba(X)).any()
+
+
+# --- our layers and those that the authors of TabM publish
+
+
+BINS = quantile_bins(np.random.default_rng(0).normal(size=(500, 3)), 8)
+
+
+def test_the_embedding_is_the_authors_piecewise_linear_one():
+    rtdl = pytest.importorskip("rtdl_num_embeddings")
+    edges = [torch.tensor(own, dtype=torch.float32) for own in BINS]
+    theirs = rtdl.PiecewiseLinearEmbeddings(edges, 5, activation=False, version="B")
+    ours = NumericEmbedding(BINS, 5)
+    with torch.no_grad():
+        theirs.linear.weight.normal_()  # zero at first: without this, only the linear part would be compared
+        ours.slope.copy_(theirs.linear0.weight)
+        ours.bias.copy_(theirs.linear0.bias)
+        ours.bends.copy_(theirs.linear.weight)
+        inside = torch.stack([torch.linspace(own[0], own[-1], 101) for own in edges], dim=1)
+        torch.testing.assert_close(ours(inside), theirs(inside))
+        beyond = torch.stack([torch.tensor([own[0] - 1, own[-1] + 1]) for own in edges], dim=1)
+        apart = theirs(beyond) - ours(beyond)
+    assert apart.abs().max() > 0.1, "beyond the outer edges theirs keeps the last slope, and ours only the linear part"
+
+
+def test_a_members_layer_is_the_authors_batch_ensemble():
+    tabm = pytest.importorskip("tabm")
+    torch.manual_seed(0)
+    theirs = tabm.LinearBatchEnsemble(6, 4, k=3, scaling_init="normal")
+    ours = MemberLinear(6, 4, k=3)
+    with torch.no_grad():
+        theirs.bias.normal_()
+        for mine, other in ((ours.weight, theirs.weight), (ours.scale_in, theirs.r), (ours.scale_out, theirs.s)):
+            mine.copy_(other)
+        ours.bias.copy_(theirs.bias)
+        x = torch.randn(50, 6)
+        each = x[:, None].expand(-1, 3, -1)
+        torch.testing.assert_close(ours(x).transpose(0, 1), theirs(each))
+        torch.testing.assert_close(ours(each.transpose(0, 1)).transpose(0, 1), theirs(each))
+
+
+def test_the_networks_body_is_the_authors_tabm():
+    tabm, rtdl = pytest.importorskip("tabm"), pytest.importorskip("rtdl_num_embeddings")
+    torch.manual_seed(0)
+    ours = LoanTabM({"n_numeric": 3, "n_flags": 0, "cardinalities": [], "bins": BINS}, k=4, width=8, blocks=2, embedding=5).eval()
+    edges = [torch.tensor(own, dtype=torch.float32) for own in BINS]
+    embeddings = rtdl.PiecewiseLinearEmbeddings(edges, 5, activation=False, version="B")
+    own = {"n_num_features": 3, "num_embeddings": embeddings, "d_out": 1}
+    theirs = tabm.TabM.make(**own, k=4, n_blocks=2, d_block=8, dropout=0.0).eval()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.copy_(torch.randn_like(weight))
+        for mine, other in _pairs(ours, theirs):
+            mine.copy_(other.reshape(mine.shape))
+        x = torch.stack([torch.linspace(own[0], own[-1], 60)[torch.randperm(60)] for own in edges], dim=1)
+        torch.testing.assert_close(ours(x), theirs(x).squeeze(2))
+
+
+def _pairs(ours, theirs):
+    "Our parameters, and those of the authors' that mean the same."
+    numeric, embeddings = ours.numeric, theirs.num_module
+    yield from ((numeric.slope, embeddings.linear0.weight), (numeric.bias, embeddings.linear0.bias))
+    yield numeric.bends, embeddings.linear.weight
+    for layer, block in zip(ours.hidden, theirs.backbone.blocks, strict=True):
+        other = block[0]
+        yield from ((layer.weight, other.weight), (layer.scale_in, other.r), (layer.scale_out, other.s), (layer.bias, other.bias))
+    yield from ((ours.weight, theirs.output.weight), (ours.bias, theirs.output.bias))
+
+
+# --- the mean of the weights
+
+
+@pytest.mark.parametrize("how", ["fixed epochs", "early stopping"])
+def test_a_fitted_net_has_the_mean_weights_once(how):
+    X, y = some_loans(600)
+    layout = {"n_numeric": 4, "n_flags": 0, "cardinalities": []}
+    net = make_net(DEFAULTS["tabm"], layout, epochs=4).set_params(callbacks__progress=None)
+    if how == "fixed epochs":
+        net.set_params(train_split=None)
+    net.fit(X, y)
+    tensors = [value for value in vars(net).values() if isinstance(value, torch.nn.Module)]
+    assert {*map(id, tensors)} == {id(net.module_), id(net.criterion_)}, "a second copy of the weights would be saved"
+    last = clone(net).set_params(averaging=0).fit(X, y)
+    assert (net.predict_proba(X) != last.predict_proba(X)).any()
+
+
+def test_training_can_go_on_after_a_fit():
+    X, y = some_loans()
+    net = LoanNet(**TINY | {"max_epochs": 3}).fit(X, y)
+    before = net.predict_proba(X)
+    net.partial_fit(X, y.astype(np.float32))
+    assert (net.predict_proba(X) != before).any() and len(net.history) == 6
 
 
 def test_the_plain_network_and_several_seeds_go_through_the_chain(settings):

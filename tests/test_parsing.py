@@ -194,7 +194,7 @@ def test_ratios_and_logs_stay_finite():
     for denominator in (0.0, -1.0, 1e-9, np.nan):
         assert np.isnan(ratio(np.array([1.0]), np.array([denominator]))[0])
     assert log_money(np.array([-5.0, 0.0, np.e - 1])).tolist() == pytest.approx([0, 0, 1])
-    assert log_money(np.e - 1) == pytest.approx(1) and log_money(-1.0) == 0
+    assert log_money(np.e - 1) == pytest.approx(1) and log_money(-1.0) == 0 and log_money(0.5) == pytest.approx(np.log(1.5))
 
 
 def test_derived_features_of_the_example_by_hand():

@@ -10,6 +10,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
+from importlib.metadata import packages_distributions, requires, version
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -17,14 +20,46 @@ from conftest import REPO, clean_environment, skip_without
 
 from lending_club.core.schema import EXAMPLE_APPLICATION
 from lending_club.core.settings import Settings, read_setting
+from lending_club.core.sources import modules_behind
 
+PACKAGE = REPO / "lending_club"
 NOTEBOOKS = sorted(p for p in (REPO / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+STAGES = ("explore", "clean", "features", "hpo", "train", "promote", "serve")  # in the order of their notebooks' numbers
+HEAVY = ("pandas", "sklearn", "skorch", "torch", "scipy", "mlflow", "matplotlib", "optuna", "pyarrow", "plotly")
+
+
+def dotted(path: Path) -> str:
+    "A module's name below the package."
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def normalized(requirement: str) -> str:
+    "A distribution's name out of a line such as `Some_Name[extra]>=3`."
+    return re.split(r"[\[>=<;! ]", requirement)[0].strip().lower().replace("_", "-")
+
+
+def load_script(path: Path):
+    "A Python file that is in no package, as a module."
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def structure():
+    return load_script(REPO / "benchmarks" / "structure.py")
+
+
+@pytest.fixture(scope="module")
+def graph(structure) -> dict[str, set[str]]:
+    "Module to the package's modules that it imports itself, lazily too."
+    return structure.import_graph(REPO)
 
 
 def test_readme_is_made_from_the_index():
-    spec = importlib.util.spec_from_file_location("make_readme", REPO / "nbs" / "make_readme.py")
-    make_readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_readme)
+    make_readme = load_script(REPO / "nbs" / "make_readme.py")
     assert (REPO / "README.md").read_text() == make_readme.render(), "run `make readme`"
 
 
@@ -37,18 +72,58 @@ def test_package_is_exported_from_the_notebooks(tmp_path):
         shutil.copy(REPO / name, copy)
     code = "from nbdev.doclinks import nbdev_export; nbdev_export()"
     subprocess.run([sys.executable, "-c", code], cwd=copy, env=clean_environment(), check=True, capture_output=True)
-    for module in sorted((REPO / "lending_club").glob("*.py")):
-        assert (copy / "lending_club" / module.name).read_text() == module.read_text(), f"{module.name}: run `make export`"
+    exported = {p.relative_to(copy): p.read_text() for p in sorted((copy / "lending_club").rglob("*.py"))}
+    here = {p.relative_to(REPO): p.read_text() for p in sorted(PACKAGE.rglob("*.py"))}
+    assert sorted(exported) == sorted(here)
+    different = [str(name) for name, text in here.items() if exported[name] != text]
+    assert not different, f"{different}: run `make export`"
 
 
 def test_one_module_one_notebook():
-    exported = [m for p in NOTEBOOKS for m in re.findall(r"#\| default_exp (\w+)", p.read_text())]
-    assert len(exported) == len(set(exported))
-    modules = {p.stem for p in (REPO / "lending_club").glob("*.py")} - {"__init__", "_modidx"}
-    assert set(exported) == modules
+    exported = {}
+    for notebook in NOTEBOOKS:
+        names = re.findall(r"#\| default_exp ([\w.]+)", notebook.read_text())
+        place = notebook.relative_to(REPO / "nbs").with_suffix("")
+        # nbs/core/files.ipynb is core.files, nbs/01_clean.ipynb is clean
+        assert names in ([".".join([*place.parts[:-1], re.sub(r"^\d\d_", "", place.name)])], []), notebook
+        exported |= dict.fromkeys(names, notebook)
+    assert set(exported) == {dotted(path) for path in FILES}
+    assert [p.stem for p in NOTEBOOKS if p.parent == REPO / "nbs"] == [
+        *(f"{number:02}_{stage}" for number, stage in enumerate(STAGES)), "cli", "index",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_module_imports_itself_through_others(graph, structure):
+    assert structure.circles(graph) == []
+    assert structure.circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_two_readers_of_the_imports_agree(graph, structure):
+    for name in ("clean", "train", "serving.app"):  # the names of caches and studies depend on the package's own reader
+        assert modules_behind(name) == structure.closure(graph, name)
+
+
+def test_imports_point_down(graph):
+    for name, imported in graph.items():
+        room = name.partition(".")[0]
+        rooms = {other.partition(".")[0] for other in imported}
+        if room == "core":
+            allowed = {"core"}
+        elif room == "serving":
+            allowed = {"core", "serving"}
+        elif room == "cli":
+            allowed = {"core", "serving", *STAGES}
+        else:
+            allowed = {"core", *STAGES[: STAGES.index(room)]} | ({"serving"} if room == "serve" else set())
+        assert rooms <= allowed, f"{name} imports {sorted(rooms - allowed)}"
+
+
+def test_modules_are_short():
+    lengths = {dotted(path): len(path.read_text().splitlines()) for path in FILES}
+    assert not {name: length for name, length in lengths.items() if length > 420}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: str(p.relative_to(REPO / "nbs")))
 def test_notebook_opens_with_title_and_description(notebook):
     cells = json.loads(notebook.read_text())["cells"]
     first = "".join(cells[0]["source"])
@@ -80,11 +155,11 @@ def test_the_request_that_the_readme_sends_is_the_example():
 def test_every_dependency_is_pinned():
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (REPO / "constraints.txt").read_text().split("\n")}
-    assert {re.split(r"[\[>=<]", name)[0].lower() for name in wanted} <= pinned
+    pinned = {normalized(line) for line in (REPO / "constraints.txt").read_text().split("\n")}
+    assert set(map(normalized, wanted)) <= pinned
 
 
-@pytest.mark.parametrize("path", sorted((REPO / "lending_club").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_public_functions_say_what_they_do(path):
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
@@ -92,12 +167,51 @@ def test_public_functions_say_what_they_do(path):
 
 
 def test_serving_modules_import_no_heavy_library():
-    code = (
-        "import sys, lending_club.api, lending_club.serve, lending_club.registry, lending_club.features, lending_club.schema; "
-        "print(sorted({'torch', 'sklearn', 'skorch', 'pandas', 'mlflow'} & set(sys.modules)))"
-    )
+    names = sorted(f"lending_club.{dotted(path)}" for path in FILES if dotted(path).startswith("serving."))
+    assert len(names) >= 6
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(sorted({{*{HEAVY}}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_modules_that_serving_imports_name_no_heavy_library_at_the_top(structure):
+    at_top = structure.import_graph(REPO, lazy=False)
+    modules = structure.package_modules(REPO)
+    served = structure.closure(at_top, *(name for name in modules if name.startswith("serving.")))
+    assert "core.compiled" in served
+    for name in served:
+        libraries = {full.partition(".")[0] for full in structure.imported_names(modules[name], REPO, lazy=False)}
+        assert not libraries & {*HEAVY}, name
+
+
+def test_the_image_of_the_service_has_what_the_service_imports(structure):
+    at_top = structure.import_graph(REPO, lazy=False)
+    modules = structure.package_modules(REPO)
+    served = structure.closure(at_top, "cli", *(name for name in modules if name.startswith("serving.")))
+    named = {full.partition(".")[0] for name in served for full in structure.imported_names(modules[name], REPO, lazy=False)}
+    libraries = named - {"lending_club"} - sys.stdlib_module_names
+    assert {"numpy", "fastapi"} <= libraries
+    image = {line.lower() for line in (REPO / "service" / "api.requirements.txt").read_text().split("\n") if line[:1] != "#"}
+    image |= {normalized(line) for library in ("fastapi", "pydantic") for line in requires(library)}
+    found = packages_distributions()
+    lacking = {name for name in libraries if not {normalized(distribution) for distribution in found[name]} & image}
+    assert not lacking, f"service/api.requirements.txt lacks {sorted(lacking)}"
+
+
+def test_the_wheel_has_every_module_and_the_tables(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(PACKAGE, source / "lending_club", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPO / name, source)
+    # without a download where the environment's own setuptools is new enough for pyproject.toml
+    offline = ["--no-build-isolation", "--no-index"] if int(version("setuptools").partition(".")[0]) >= 77 else []
+    command = [sys.executable, "-m", "pip", "wheel", source, "--no-deps", *offline, "-w", tmp_path]
+    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {path.relative_to(source).as_posix() for path in (source / "lending_club").rglob("*") if path.is_file()} <= names
+    assert "lending_club/core/sample_tables.json" in names
 
 
 def test_modules_of_the_service_import_lazily_in_app(project):

@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+import runpy
 
 import numpy as np
 import pytest
 from conftest import REPO, lending_club
+from sklearn.metrics import roc_auc_score
 
 from lending_club.core.data import read_loans
 from lending_club.core.months import parse_month
-from lending_club.core.sample import TABLES, draw
+from lending_club.core.outcomes import target
+from lending_club.core.parsing import parse_sub_grade
+from lending_club.core.sample import GRID, TABLES, draw
 from lending_club.core.sample_fit import compare_with_real, fit_tables
 
 
@@ -27,7 +31,8 @@ def test_tables_are_aggregates():
     text = TABLES.read_text()
     assert len(text) < 1_000_000
     tables = json.loads(text)
-    assert {"numbers", "categories", "latent", "correlations", "joint", "cumulative_incidence", "states", "outcome"} == set(tables)
+    names = {"numbers", "categories", "latent", "correlations", "joint", "cumulative_incidence", "states", "outcome"}
+    assert set(tables) == names
     for table in tables["numbers"].values():
         assert len(table["quantiles"]) == 401 and table["quantiles"] == sorted(table["quantiles"])
 
@@ -56,21 +61,55 @@ def test_the_package_has_the_tables_that_the_real_loans_give(real):
     np.testing.assert_allclose(again["outcome"]["intercepts"], shipped["outcome"]["intercepts"], atol=0.01)
 
 
-def test_saved_comparison_keeps_the_promises():
-    saved = json.loads((REPO / "benchmarks" / "results" / "sample_fit.json").read_text())
-    auc = saved["roc_auc"]
+@pytest.fixture(scope="module")
+def sample():
+    return draw(60_000)
+
+
+def test_drawn_loans_follow_the_tables(sample):
+    tables = json.loads(TABLES.read_text())
+    checked = 0
+    for name in ("loan_amnt", "int_rate", "annual_inc", "dti", "revol_bal", "fico_range_low", "tot_cur_bal", "bc_util"):
+        values = sample.loans[name].dropna().to_numpy()
+        levels = np.linspace(0.05, 0.95, 19)
+        wanted = np.interp(levels, GRID, tables["numbers"][name]["quantiles"])
+        below, up_to = ((op(values[:, None], wanted)).mean(axis=0) for op in (np.less, np.less_equal))
+        assert np.all(below - 0.02 <= levels) and np.all(levels <= up_to + 0.02), name
+        checked += 1
+    assert checked == 8
+    purposes = tables["categories"]["purpose"]
+    drawn = sample.loans["purpose"].value_counts(normalize=True)
+    for level, share in zip(purposes["levels"], purposes["shares"], strict=True):
+        assert abs(drawn.get(level, 0) - share) < 0.01, level
+
+
+def test_the_truth_is_what_the_drawn_loans_follow(sample):
+    bad = target(sample.loans["loan_status"])
+    test = (bad.notna() & (sample.loans["issue_d"].str[-4:].astype(int) >= 2017)).to_numpy()
+    auc = {
+        "truth": roc_auc_score(bad[test], sample.true_pd[test]),
+        "truth given final": roc_auc_score(bad[test], sample.pd_given_resolved[test]),
+        "sub-grade alone": roc_auc_score(bad[test], parse_sub_grade(sample.loans["sub_grade"].to_numpy())[test]),
+    }
     assert 0.70 <= auc["truth"] <= 0.74 and 0.65 <= auc["sub-grade alone"] <= 0.68
-    assert auc["sub-grade alone"] < auc["logistic regression"] < auc["trees"] < auc["truth"]
+    assert auc["truth"] < auc["truth given final"]
+    # calibrated: the bad rate of the final loans is the mean of their PDs
+    assert abs(bad[test].mean() - sample.pd_given_resolved[test].mean()) < 0.01
+
+
+@pytest.mark.slow
+def test_models_on_the_sample_are_as_far_apart_as_on_real_loans():
+    auc = runpy.run_path(str(REPO / "benchmarks" / "sample_fit.py"))["auc_on_the_sample"](60_000)
+    assert auc["sub-grade alone"] < auc["logistic regression"] < auc["trees"] < auc["truth"] < auc["truth given final"]
     assert auc["logistic regression"] < auc["truth"] - 0.015
 
 
-def test_default_sample_covers_the_default_split():
-    sample = draw(60_000)
+def test_default_sample_covers_the_default_split(sample):
     years = sample.loans["issue_d"].str[-4:].astype(int)
     assert (years.min(), years.max()) == (2007, 2018)
-    final = sample.loans["loan_status"].str.contains("Fully Paid|Charged Off|Default")
-    assert 0.3 < final.mean() < 0.9
-    assert sample.loans.loc[~final, "out_prncp"].gt(0).all()
+    outcome = target(sample.loans["loan_status"])
+    assert 0.3 < outcome.notna().mean() < 0.9
+    assert sample.loans.loc[outcome.isna(), "out_prncp"].gt(0).all()
     for first, last in ((2007, 2015), (2016, 2016), (2017, 2018)):
-        bad = sample.loans["loan_status"].str.contains("Charged Off|Default")[final & years.between(first, last)]
-        assert len(bad) > 3_000 and 0.1 < bad.mean() < 0.3
+        ended = outcome[years.between(first, last)].dropna()
+        assert len(ended) > 3_000 and 0.1 < ended.mean() < 0.3

@@ -10,13 +10,12 @@ import optuna
 import pytest
 from conftest import process, wait_until
 
-from lending_club import hpo
 from lending_club.clean import load_clean, temporal_split
 from lending_club.core.registry import connect
 from lending_club.core.settings import load_settings
-from lending_club.core.study import best_parameters, count_done, study_name
+from lending_club.core.study import best_parameters, count_done, open_storage, study_name
 from lending_club.core.tracking import experiment_id
-from lending_club.hpo import search
+from lending_club.hpo import run_trials, search
 
 TRIALS = 6
 SEARCH = """
@@ -36,12 +35,12 @@ import signal
 from lending_club import hpo
 
 
-def suggest(trial, settings, complete=hpo.suggest):
+def suggest(trial, network, complete=hpo.suggest):
     if trial.number == 2:
         trial.suggest_categorical("k", hpo.SPACE["tabm"]["k"].choices)
         trial.suggest_categorical("width", hpo.SPACE["tabm"]["width"].choices)
         os.kill(os.getpid(), signal.SIGKILL)
-    return complete(trial, settings)
+    return complete(trial, network)
 
 
 hpo.suggest = suggest
@@ -112,23 +111,25 @@ def new_database(server: str, name: str) -> str:
 def test_those_who_share_a_study_run_its_total_and_no_more(settings, request, database):
     if database == "postgresql":
         settings = dataclasses.replace(settings, optuna_storage=new_database(request.getfixturevalue("postgres"), "turns"))
-    settings = dataclasses.replace(settings, trials=20)
-    optuna.create_study(study_name="shared", storage=hpo._storage(settings))
+    def opened():
+        return open_storage(settings.optuna_storage, settings.network)
+
+    optuna.create_study(study_name="shared", storage=opened())
 
     def evaluate(trial):
         value = trial.suggest_float("x", 0, 1)
-        time.sleep(0.05 * value)  # so that one ends while others look what has begun
+        time.sleep(0.05 * value)  # so that one ends while others count what has begun
         return value
 
     def take_part(_):
-        storage = hpo._storage(settings)
-        hpo._run_trials(optuna.load_study(study_name="shared", storage=storage), storage, settings, evaluate)
+        storage = opened()
+        run_trials(optuna.load_study(study_name="shared", storage=storage), storage, evaluate, "tabm", trials=20, seed=42)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(take_part, range(6)))
-    trials = optuna.load_study(study_name="shared", storage=hpo._storage(settings)).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * settings.trials
-    assert len({trial.value for trial in trials}) == settings.trials, "two trials were drawn alike"
+    trials = optuna.load_study(study_name="shared", storage=opened()).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 20
+    assert len({trial.value for trial in trials}) == 20, "two trials were drawn alike"
 
 
 @pytest.mark.slow

@@ -118,9 +118,9 @@ def test_curl_as_the_readme_writes_it(settings, tmp_path):
         assert json.loads(done.stdout)["label"] in ("Good Loan", "Bad Loan")
         status, refused = predict(url, EXAMPLE_APPLICATION | {"anual_inc": 5, "fico_range_low": 9000})
         assert status == 422
-        faults = {fault["field"]: fault for fault in refused["faults"]}
-        assert faults["anual_inc"]["message"] == "unknown field. Did you mean 'annual_inc'?"
-        assert faults["fico_range_low"]["value"] == 9000 and faults["fico_range_low"]["allowed"].startswith("a number from 300")
+        errors = {error["field"]: error for error in refused["errors"]}
+        assert errors["anual_inc"]["message"] == "unknown field. Did you mean 'annual_inc'?"
+        assert errors["fico_range_low"]["value"] == 9000 and errors["fico_range_low"]["allowed"].startswith("a number from 300")
 
 
 def test_pyfunc_loads_where_the_package_is_not_installed(settings, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../../nbs/core/networks.ipynb #1cf8ecb1
+# %% ../../nbs/core/networks.ipynb #d0d3a85a
 def quantile_bins(
     numerics: np.ndarray,  # shape (n, n_numeric), without gaps
     n_bins: int,  # bins a column at most
@@ -32,7 +32,8 @@ class NumericEmbedding(nn.Module):
     """Each number to a vector, piecewise linear in it: float32 of shape (n, n_numeric) to (n, n_numeric, width).
 
     Source: Gorishniy, Rubachev & Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning", NeurIPS 2022;
-    here as in TabM: linear at first, the bends are learnt."""
+    here as in TabM: linear at first, the bends are learnt. Beyond the outer edges the bends add nothing more, so an extreme
+    value is extrapolated by the linear part alone; the authors' code extrapolates the outer bins too."""
 
     def __init__(
         self,

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['INK', 'ACCENT', 'MUTED', 'STYLE', 'use_style', 'plot_evaluation', 'plot_decision', 'plot_groups', 'plot_quarters']
 
-# %% ../../nbs/core/plots.ipynb #32a988b1
+# %% ../../nbs/core/plots.ipynb #275c2493
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score, roc_curve
-from .metrics import _checked, calibration_bins, decile_table, evaluate, threshold_curve, wilson_interval
+from .metrics import check_loans, calibration_bins, decile_table, evaluate, threshold_curve, wilson_interval
 
-# %% ../../nbs/core/plots.ipynb #ff4fd938
+# %% ../../nbs/core/plots.ipynb #d6cebd89
 INK, ACCENT, MUTED = "#4878a8", "#c44e52", "#b8c4d0"
 STYLE = {
     "figure.dpi": 90, "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
@@ -30,17 +30,17 @@ def use_style():
         return
     set_matplotlib_formats("png")
 
-
+# %% ../../nbs/core/plots.ipynb #f2e757e4
 def plot_evaluation(
     y,  # shape (n,), 1 bad, 0 good
     p,  # shape (n,), probability of default
     threshold: float,  # where a loan counts as bad
     title: str = "",
 ):  # the figure
-    "ROC curve, calibration by tenths, and PD by outcome with the threshold."
+    "ROC curve, calibration by decile, and PD by outcome with the threshold."
     import matplotlib.pyplot as plt  # the model's own environment needs none of it
 
-    y, p = _checked(y, p)
+    y, p = check_loans(y, p)
     figure, (roc, calibration, spread) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     false_positive, true_positive, _ = roc_curve(y, p)
     roc.plot(false_positive, true_positive, color=INK, label=f"ROC-AUC {roc_auc_score(y, p):.3f}")
@@ -53,7 +53,7 @@ def plot_evaluation(
     calibration.errorbar(mean, rate, yerr=[(rate - low).clip(0), high - rate], fmt="o", color=INK, ecolor=MUTED, ms=4)
     top = 1.05 * max(mean.max(), high.max())
     calibration.plot([0, top], [0, top], color=MUTED, lw=1)
-    calibration.set(xlabel="mean PD of the tenth (%)", ylabel="bad rate (%), 95 % interval", title="Calibration")
+    calibration.set(xlabel="mean PD of the decile (%)", ylabel="bad rate (%), 95 % interval", title="Calibration")
     edges = np.linspace(0, max(np.quantile(p, 0.999), threshold) * 100, 40 if len(p) > 2_000 else 16)
     for value, name, color in ((0, "good", INK), (1, "bad", ACCENT)):
         spread.hist(p[y == value] * 100, edges, density=True, histtype="step", color=color, label=name, lw=1.5)
@@ -64,25 +64,25 @@ def plot_evaluation(
     figure.suptitle(title)
     return figure
 
-# %% ../../nbs/core/plots.ipynb #87dbc254
+# %% ../../nbs/core/plots.ipynb #0b2d3068
 def plot_decision(
     y,  # shape (n,), 1 bad, 0 good
     p,  # shape (n,), probability of default
     threshold: float,  # where a loan counts as bad
     title: str = "",
 ):  # the figure
-    "Bad rate and capture by tenths, precision and recall by threshold, bad rate by approval rate."
+    "Bad rate and capture by decile, precision and recall by threshold, bad rate by approval rate."
     import matplotlib.pyplot as plt
 
-    y, p = _checked(y, p)
-    figure, (tenths, trade, approval) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    y, p = check_loans(y, p)
+    figure, (deciles, trade, approval) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     table, curve = decile_table(y, p), threshold_curve(y, p)
     rate, low, high = (100 * table[name] for name in ("bad_rate", "lower", "upper"))
     error = [(rate - low).clip(0), (high - rate).clip(0)]
-    tenths.bar(table.index, rate, color=MUTED, yerr=error, ecolor=INK, label="bad rate")
-    tenths.plot(table.index, 100 * table["capture"], "o-", color=ACCENT, ms=3, label="bad loans caught so far")
-    tenths.set(xlabel="tenth of the PD, the riskiest first", ylabel="%", title="Tenths", xticks=table.index)
-    tenths.legend(loc="upper left")
+    deciles.bar(table.index, rate, color=MUTED, yerr=error, ecolor=INK, label="bad rate")
+    deciles.plot(table.index, 100 * table["capture"], "o-", color=ACCENT, ms=3, label="bad loans caught so far")
+    deciles.set(xlabel="decile of the PD, the riskiest first", ylabel="%", title="Deciles", xticks=table.index)
+    deciles.legend(loc="upper left")
     for name, color in (("precision", INK), ("recall", ACCENT), ("f1", "black")):
         trade.plot(100 * curve.index, 100 * curve[name], color=color, label=name.replace("f1", "F1"))
     trade.axvline(100 * threshold, color="black", lw=1, ls=":")

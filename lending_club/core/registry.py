@@ -6,7 +6,7 @@
 __all__ = ['RegistryError', 'NoFilesError', 'without_password', 'check_answers', 'connect', 'mlflow_errors', 'version_by_alias',
            'has_version', 'download_version', 'model_signature', 'register_candidate']
 
-# %% ../../nbs/core/registry.ipynb #e97d361a
+# %% ../../nbs/core/registry.ipynb #6b825eca
 import logging
 import math
 import os
@@ -17,7 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 from .settings import Settings
-from .text import LendingClubError
+from .text import LendingClubError, fold_spaces
 
 # %% ../../nbs/core/registry.ipynb #da62eb2a
 class RegistryError(LendingClubError):
@@ -27,7 +27,7 @@ class RegistryError(LendingClubError):
 class NoFilesError(RegistryError):
     "The registry knows a version, but the files asked for are not there."
 
-# %% ../../nbs/core/registry.ipynb #bf0e5a4d
+# %% ../../nbs/core/registry.ipynb #a6304f2e
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -147,7 +147,7 @@ def mlflow_errors(
         yield
     except (MlflowException, OSError) as error:
         shown = without_password(settings.mlflow_tracking_uri)
-        raise RegistryError(f"MLflow at {shown}: {' '.join(str(error).split())[:500]}") from error
+        raise RegistryError(f"MLflow at {shown}: {fold_spaces(error)[:500]}") from error
 
 # %% ../../nbs/core/registry.ipynb #16b2366f
 def version_by_alias(

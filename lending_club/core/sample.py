@@ -6,23 +6,27 @@
 __all__ = ['JOINT', 'SECOND', 'RULED', 'NUMBERS', 'CATEGORIES', 'HISTORY', 'GRID', 'SNAPSHOT', 'LINEAR', 'BLOCK', 'VOLUMES',
            'TABLES', 'load_tables', 'cumulative_incidence_at', 'Sample', 'draw', 'write_sample']
 
-# %% ../../nbs/core/sample.ipynb #12709fac
+# %% ../../nbs/core/sample.ipynb #8d083617
 import gzip
 import json
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from scipy.special import ndtr
 from tqdm import tqdm
 from .data import DataError
+from .features import annuity, joint_or_own
 from .files import atomic_path
 from .months import month_text
-from .outcomes import ARREARS
+from .outcomes import ARREARS, CHARGED_OFF, DEFAULT, FULLY_PAID, OUTSIDE_POLICY, RUNNING_STATUSES
 from .parsing import parse_sub_grade
 from .schema import COLUMNS
+from .sources import package_folder
 from .text import nearest_name
 
 # %% ../../nbs/core/sample.ipynb #71d13d65
@@ -37,14 +41,14 @@ HISTORY = "credit_history_months"  # stands for earliest_cr_line
 GRID = np.linspace(0, 1, 401)
 SNAPSHOT = 2019 * 12 + 2  # March 2019, months since year 0: how the loans stand in the public file
 
-# %% ../../nbs/core/sample.ipynb #4d88147f
+# %% ../../nbs/core/sample.ipynb #d9add393
 LINEAR = ("sub_grade", "long_term", "fico", "dti", "burden", "inquiries", "recent", "used", "rent", "mortgages", "small_business")
 
 
 def _signals(loans: dict, n: int) -> dict:
     "What the truth looks at, each on a scale of about one, shape (n,)."
-    income = np.where(np.isnan(loans["annual_inc_joint"]), loans["annual_inc"], loans["annual_inc_joint"])
-    dti = np.where(np.isnan(loans["dti_joint"]), loans["dti"], loans["dti_joint"])
+    income = joint_or_own(loans["annual_inc_joint"], loans["annual_inc"], loans["two_borrowers"])
+    dti = joint_or_own(loans["dti_joint"], loans["dti"], loans["two_borrowers"])
     return {
         "sub_grade": (loans["sub_grade_number"] - 11) / 6,
         "long_term": (loans["months"] == 60) * 1.0,
@@ -61,7 +65,7 @@ def _signals(loans: dict, n: int) -> dict:
         "grade": (loans["sub_grade_number"] // 5).astype(int),
     }
 
-
+# %% ../../nbs/core/sample.ipynb #2e9b8f42
 def _structure(s: dict) -> np.ndarray:
     "What a linear model cannot see, on the logit scale, shape (n,)."
     return (
@@ -82,11 +86,11 @@ def _true_pd(s: dict, outcome: dict) -> np.ndarray:
     logit = np.array(outcome["intercepts"])[s["grade"]] + linear + outcome["structure"] * _structure(s) + drift
     return 1 / (1 + np.exp(-logit))
 
-# %% ../../nbs/core/sample.ipynb #f6e91a65
+# %% ../../nbs/core/sample.ipynb #2f9515d0
 BLOCK = 10_000  # loans drawn at a time
 VOLUMES = {2007: 0.6, 2008: 2.4, 2009: 5.3, 2010: 12.5, 2011: 21.7, 2012: 53.4, 2013: 134.8, 2014: 235.6, 2015: 421.1,
            2016: 434.4, 2017: 443.6, 2018: 495.2}  # loans issued, thousands, as Lending Club published them  # fmt: skip
-TABLES = Path(__file__).with_name("sample_tables.json") if "__file__" in globals() else None
+TABLES = package_folder() / "core" / "sample_tables.json"
 
 
 @cache
@@ -105,7 +109,7 @@ def _with_factor(tables: dict) -> dict:
     matrix = vectors @ np.diag(values.clip(1e-6)) @ vectors.T
     return {**tables, "factor": np.linalg.cholesky(matrix)}
 
-
+# %% ../../nbs/core/sample.ipynb #bc72d407
 def _latent(tables: dict, rng, n: int) -> dict:
     "Correlated uniform numbers by column, shape (n,) each."
     normal = rng.standard_normal((n, len(tables["latent"]))) @ tables["factor"].T
@@ -128,7 +132,7 @@ def _issue_months(rng, n: int) -> np.ndarray:
     months = rng.choice(years, n, p=volume / volume.sum()) * 12 + rng.integers(0, 12, n)
     return np.maximum(months, 2007 * 12 + 5).astype(float)
 
-
+# %% ../../nbs/core/sample.ipynb #dd59ffb3
 def _applications(tables: dict, rng, issued: np.ndarray) -> dict:
     "The columns of application, credit report and price, shape (n,) each; some under working names."
     n = len(issued)
@@ -153,12 +157,11 @@ def _applications(tables: dict, rng, issued: np.ndarray) -> dict:
     loans["sub_grade_number"] = parse_sub_grade(loans["sub_grade"])
     loans["fico_range_high"] = loans["fico_range_low"] + 4
     loans["loan_amnt"] = np.round(loans["loan_amnt"] / 25) * 25
-    rate = loans["int_rate"] / 1200
-    loans["installment"] = (loans["loan_amnt"] * rate / -np.expm1(-loans["months"] * np.log1p(rate))).round(2)
+    loans["installment"] = annuity(loans["loan_amnt"], loans["int_rate"], loans["months"]).round(2)
     loans |= _joint(tables["joint"], loans, rng, n)
     return loans
 
-
+# %% ../../nbs/core/sample.ipynb #292898ea
 def _joint(table: dict, loans: dict, rng, n: int) -> dict:
     "What joint applications add, missing for the others, shape (n,) each."
     share = np.array([table["shares"].get(str(int(y)), 0.0) for y in loans["issued"] // 12])
@@ -167,6 +170,7 @@ def _joint(table: dict, loans: dict, rng, n: int) -> dict:
     income = loans["annual_inc"] * np.interp(rng.random(n), GRID, table["income_ratio"])
     dti = loans["dti"] * np.interp(rng.random(n), GRID, table["dti_ratio"])
     result = {
+        "two_borrowers": joint,
         "application_type": np.where(joint, "Joint App", "Individual"),
         "annual_inc_joint": np.where(joint, income.round(), np.nan),
         "dti_joint": np.where(joint, dti.round(2), np.nan),
@@ -179,7 +183,7 @@ def _joint(table: dict, loans: dict, rng, n: int) -> dict:
     result["sec_app_fico_range_high"] = result["sec_app_fico_range_low"] + 4
     return result
 
-# %% ../../nbs/core/sample.ipynb #08d3451f
+# %% ../../nbs/core/sample.ipynb #e658a842
 def cumulative_incidence_at(cumulative_incidence: dict, kind: str, months: np.ndarray, age: np.ndarray) -> np.ndarray:
     "Share of the loans of a kind that have ended by `age`, shape (n,)."
     result = np.empty(len(age))
@@ -200,78 +204,100 @@ def _draw_ending(cumulative_incidence: dict, bad: np.ndarray, months: np.ndarray
             result[own] = 1 + np.searchsorted(cumulative / cumulative[-1], uniform[own])
     return result
 
-
+# %% ../../nbs/core/sample.ipynb #b4eac15c
 def _status(bad, final, overdue, issued, rng) -> np.ndarray:
     "Lending Club's words for how a loan stands, shape (n,)."
     n = len(bad)
-    status = np.where(bad, "Charged Off", "Fully Paid").astype(object)
+    status = np.where(bad, CHARGED_OFF, FULLY_PAID).astype(object)
     outside = (issued < 2010 * 12 + 9) & (rng.random(n) < 0.35)  # loans outside the credit policy exist until 2010
-    status[outside] = "Does not meet the credit policy. Status:" + status[outside]
-    status[bad & ~outside & (rng.random(n) < 0.0002)] = "Default"
-    words = np.select([overdue <= 0, overdue <= 1, overdue <= 2], ["Current", "In Grace Period", "Late (16-30 days)"],
-                      "Late (31-120 days)")  # fmt: skip
-    return np.where(final, status, words)
+    status[outside] = OUTSIDE_POLICY + status[outside]
+    status[bad & ~outside & (rng.random(n) < 0.0002)] = DEFAULT
+    *words, latest = RUNNING_STATUSES
+    return np.where(final, status, np.select([overdue <= months for months in range(len(words))], words, latest))
 
 
-def _later_life(loans: dict, tables: dict, rng, snapshot: float) -> dict:
-    "Status and the columns that come into being after origination, shape (n,) each."
+def _progress(loans: dict, tables: dict, rng, snapshot: float) -> dict:
+    "Where each loan stands at the snapshot, shape (n,) each: ending, payments made, principal owed, status."
     issued, months, amount = loans["issued"], loans["months"], loans["loan_amnt"]
-    n, age = len(issued), snapshot - issued
-    bad = rng.random(n) < loans["true_pd"]
+    age = snapshot - issued
+    bad = rng.random(len(issued)) < loans["true_pd"]
     end = _draw_ending(tables["cumulative_incidence"], bad, months, rng)
     final = end <= age
     paying = np.where(bad, np.maximum(end - ARREARS, 0), end)  # months with payments
     paid = np.minimum(paying, np.maximum(age, 0)).clip(0, months)
-    status = _status(bad, final, np.where(bad, age - paying, 0), issued, rng)
     rate = loans["int_rate"] / 1200
     growth = (1 + rate) ** months
     owed = (amount * (growth - (1 + rate) ** paid) / (growth - 1)).clip(0)
-    closed = final & ~bad
+    status = _status(bad, final, np.where(bad, age - paying, 0), issued, rng)
+    return {"bad": bad, "end": end, "final": final, "paid": paid, "owed": owed, "status": status}
+
+# %% ../../nbs/core/sample.ipynb #63b6ead7
+def _later_life(loans: dict, tables: dict, rng, snapshot: float) -> dict:
+    "Status and the columns that come into being after origination, shape (n,) each."
+    now = _progress(loans, tables, rng, snapshot)
+    issued, amount, n = loans["issued"], loans["loan_amnt"], len(loans["issued"])
+    bad, final, paid, owed = (now[name] for name in ("bad", "final", "paid", "owed"))
+    closed, charged = final & ~bad, final & bad
     principal = np.where(closed, amount, amount - owed)
     interest = (loans["installment"] * paid - (amount - owed)).clip(0).round(2)
-    charged = final & bad
     settled = charged & (rng.random(n) < 0.15)
     share = np.where(rng.random(n) < 0.55, rng.beta(1.2, 6, n), 0) + 0.2 * settled
     recovered = np.where(charged, owed * share, 0).round(2)
     hardship = (rng.random(n) < np.where(bad, 0.02, 0.004)) & (issued + paid >= 2017 * 12)
-    last = np.where(paid > 0, issued + paid, np.nan)
     score = (loans["fico_range_low"] + np.where(charged, -110, 5) + 30 * rng.normal(size=n)).clip(300, 845) // 5 * 5
-    nothing = np.full(n, np.nan)
-    flag_month = np.where(settled, np.minimum(issued + end + 2, snapshot), nothing)
-    start = np.where(hardship, np.maximum(issued + paid - 3, 2017 * 12), nothing)
-    return {
-        "loan_status": status, "_final": final, "_bad": bad,
-        "out_prncp": np.where(final, 0, owed).round(2), "out_prncp_inv": np.where(final, 0, owed).round(2),
+    ended = issued + now["end"]
+    result = {
+        "loan_status": now["status"], "out_prncp": np.where(final, 0, owed).round(2),
+        "out_prncp_inv": np.where(final, 0, owed).round(2),
         "total_rec_prncp": principal.round(2), "total_rec_int": interest, "recoveries": recovered,
         "total_rec_late_fee": np.where(bad & (rng.random(n) < 0.2), 15.0, 0.0),
         "total_pymnt": (principal + interest + recovered).round(2),
         "total_pymnt_inv": (principal + interest + recovered).round(2),
-        "collection_recovery_fee": (recovered * 0.17).round(2), "last_pymnt_d": month_text(last),
-        "last_pymnt_amnt": np.where(closed & (paid < months), owed + loans["installment"], loans["installment"]).round(2),
-        "next_pymnt_d": month_text(np.where(final, nothing, snapshot + 1)),
-        "last_credit_pull_d": month_text(np.where(final, np.minimum(issued + end, snapshot), snapshot)),
+        "collection_recovery_fee": (recovered * 0.17).round(2),
+        "last_pymnt_d": month_text(np.where(paid > 0, issued + paid, np.nan)),
+        "last_pymnt_amnt": (loans["installment"] + np.where(closed & (paid < loans["months"]), owed, 0)).round(2),
+        "next_pymnt_d": month_text(np.where(final, np.nan, snapshot + 1)),
+        "last_credit_pull_d": month_text(np.where(final, np.minimum(ended, snapshot), snapshot)),
         "last_fico_range_low": score, "last_fico_range_high": score + 4, "pymnt_plan": np.full(n, "n", dtype=object),
-        "funded_amnt": amount, "funded_amnt_inv": amount,
-        "hardship_flag": np.where(hardship & ~final, "Y", "N"),
-        "hardship_type": np.where(hardship, "INTEREST ONLY-3 MONTHS DEFERRAL", None),
-        "hardship_reason": np.where(hardship, rng.choice(["UNEMPLOYMENT", "MEDICAL", "INCOME_CURTAILMENT"], n), None),
-        "hardship_status": np.where(hardship, np.where(bad, "BROKEN", "COMPLETED"), None),
-        "hardship_loan_status": np.where(hardship, "Late (16-30 days)", None),
-        "deferral_term": np.where(hardship, 3.0, nothing), "hardship_length": np.where(hardship, 3.0, nothing),
-        "hardship_amount": np.where(hardship, (owed * rate).round(2), nothing),
+        "funded_amnt": amount, "funded_amnt_inv": amount, "hardship_flag": np.where(hardship & ~final, "Y", "N"),
+    }  # fmt: skip
+    return result | _hardship(hardship, loans, now, rng) | _settlement(settled, ended, owed, snapshot, rng)
+
+# %% ../../nbs/core/sample.ipynb #11ab1b0a
+def _hardship(which, loans: dict, now: dict, rng) -> dict:
+    "The columns of hardship plans, missing for the others, shape (n,) each."
+    n, owed, interest = len(which), now["owed"], now["owed"] * (loans["int_rate"] / 1200)
+
+    def only(values):
+        return np.where(which, values, np.nan)
+
+    start = only(np.maximum(loans["issued"] + now["paid"] - 3, 2017 * 12))
+    return {
+        "hardship_type": np.where(which, "INTEREST ONLY-3 MONTHS DEFERRAL", None),
+        "hardship_reason": np.where(which, rng.choice(["UNEMPLOYMENT", "MEDICAL", "INCOME_CURTAILMENT"], n), None),
+        "hardship_status": np.where(which, np.where(now["bad"], "BROKEN", "COMPLETED"), None),
+        "hardship_loan_status": np.where(which, RUNNING_STATUSES[2], None),
+        "deferral_term": only(3.0), "hardship_length": only(3.0), "hardship_amount": only(interest.round(2)),
         "hardship_start_date": month_text(start), "hardship_end_date": month_text(start + 3),
-        "payment_plan_start_date": month_text(start + 1), "hardship_dpd": np.where(hardship, rng.integers(0, 30, n), nothing),
-        "orig_projected_additional_accrued_interest": np.where(hardship, (3 * owed * rate).round(2), nothing),
-        "hardship_payoff_balance_amount": np.where(hardship, owed.round(2), nothing),
-        "hardship_last_payment_amount": np.where(hardship, loans["installment"], nothing),
-        "debt_settlement_flag": np.where(settled, "Y", "N"), "debt_settlement_flag_date": month_text(flag_month),
-        "settlement_status": np.where(settled, rng.choice(["ACTIVE", "COMPLETE", "BROKEN"], n), None),
-        "settlement_date": month_text(flag_month), "settlement_amount": np.where(settled, (0.45 * owed).round(2), nothing),
-        "settlement_percentage": np.where(settled, 45.0, nothing),
-        "settlement_term": np.where(settled, rng.integers(1, 25, n), nothing),
+        "payment_plan_start_date": month_text(start + 1), "hardship_dpd": only(rng.integers(0, 30, n)),
+        "orig_projected_additional_accrued_interest": only((3 * interest).round(2)),
+        "hardship_payoff_balance_amount": only(owed.round(2)), "hardship_last_payment_amount": only(loans["installment"]),
     }  # fmt: skip
 
-# %% ../../nbs/core/sample.ipynb #15eefcce
+
+def _settlement(which, ended, owed, snapshot: float, rng) -> dict:
+    "The columns of debt settlements, missing for the others, shape (n,) each."
+    n = len(which)
+    month = month_text(np.where(which, np.minimum(ended + 2, snapshot), np.nan))
+    return {
+        "debt_settlement_flag": np.where(which, "Y", "N"), "debt_settlement_flag_date": month,
+        "settlement_status": np.where(which, rng.choice(["ACTIVE", "COMPLETE", "BROKEN"], n), None),
+        "settlement_date": month, "settlement_amount": np.where(which, (0.45 * owed).round(2), np.nan),
+        "settlement_percentage": np.where(which, 45.0, np.nan),
+        "settlement_term": np.where(which, rng.integers(1, 25, n), np.nan),
+    }  # fmt: skip
+
+# %% ../../nbs/core/sample.ipynb #a8aad1cd
 @dataclass(frozen=True)
 class Sample:
     "Loans and the truth about them."
@@ -287,15 +313,23 @@ _TITLES = {"debt_consolidation": "Debt consolidation", "credit_card": "Credit ca
            "moving": "Moving and relocation", "renewable_energy": "Green loan"}  # fmt: skip
 _JOBS = ("Teacher", "Manager", "Registered Nurse", "Owner", "Driver", "Supervisor", "Sales", "Engineer", "Office Manager")
 
+# %% ../../nbs/core/sample.ipynb #9736845a
+def _pd_given_resolved(loans: dict, incidence: dict, snapshot: float) -> np.ndarray:
+    "Probability of being bad given that the loan is final at the snapshot, shape (n,)."
+    age = snapshot - loans["issued"]
+    bad, good = (
+        share * cumulative_incidence_at(incidence, kind, loans["months"], age)
+        for kind, share in (("bad", loans["true_pd"]), ("good", 1 - loans["true_pd"]))
+    )
+    return np.where(bad + good > 0, bad / np.maximum(bad + good, 1e-12), loans["true_pd"])
+
 
 def _loans(tables: dict, rng, issued: np.ndarray, snapshot: float) -> dict:
     "All columns of a block and the truth, shape (n,) each."
     n = len(issued)
     loans = _applications(tables, rng, issued)
     loans["true_pd"] = _true_pd(_signals(loans, n), tables["outcome"])
-    ended = [cumulative_incidence_at(tables["cumulative_incidence"], kind, loans["months"], snapshot - issued) for kind in ("bad", "good")]
-    bad, good = loans["true_pd"] * ended[0], (1 - loans["true_pd"]) * ended[1]
-    loans["pd_given_resolved"] = np.where(bad + good > 0, bad / np.maximum(bad + good, 1e-12), loans["true_pd"])
+    loans["pd_given_resolved"] = _pd_given_resolved(loans, tables["cumulative_incidence"], snapshot)
     loans |= _later_life(loans, tables, rng, snapshot)
     loans["term"] = np.where(loans["months"] == 60, " 60 months", " 36 months")
     loans["grade"] = loans["sub_grade"].astype("U1")
@@ -312,7 +346,7 @@ def _loans(tables: dict, rng, issued: np.ndarray, snapshot: float) -> dict:
     loans["disbursement_method"] = np.where(direct, "DirectPay", "Cash")
     return loans
 
-
+# %% ../../nbs/core/sample.ipynb #1840c81a
 def _block(tables, seed, block, issued, snapshot) -> Sample:
     rng = np.random.default_rng([seed, block])
     issued = _issue_months(rng, BLOCK) if issued is None else np.asarray(issued, dtype=float)

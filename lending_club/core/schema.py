@@ -12,7 +12,7 @@ __all__ = ['SOURCE_FORM', 'SOURCE_BUREAU', 'SOURCE_SECOND_BUREAU', 'SOURCE_PRICE
 from dataclasses import dataclass
 from .text import LendingClubError, nearest_name
 
-# %% ../../nbs/core/schema.ipynb #282a5998
+# %% ../../nbs/core/schema.ipynb #52b5b51d
 class LeakError(LendingClubError):
     "A column that was not known at origination was about to become a model input."
 
@@ -34,7 +34,7 @@ class Column:
     @property
     def at_origination(self) -> bool:
         "Whether the value was known when the loan was decided."
-        return self.role in ("input", "protected", "timing", "never")
+        return self.role in ("input", "protected", "issue_date", "excluded")
 
     @property
     def allowed(self) -> str:
@@ -45,7 +45,7 @@ class Column:
             return "a month written like Dec-2015"
         return f"one of {', '.join(value.strip() for value in self.values)}" if self.values else "a text"
 
-# %% ../../nbs/core/schema.ipynb #f6431f6c
+# %% ../../nbs/core/schema.ipynb #2ba4da53
 SOURCE_FORM = "stated in the application"
 SOURCE_BUREAU = "in the credit report pulled for the application"
 SOURCE_SECOND_BUREAU = "in the second borrower's credit report pulled for the application"
@@ -98,16 +98,16 @@ def _month(name, reason, meaning, role="input"):
     return Column(name, "month", role, meaning, reason)
 
 
-def _text(name, reason, meaning, role="never"):
+def _text(name, reason, meaning, role="excluded"):
     return Column(name, "text", role, meaning, reason)
 
-# %% ../../nbs/core/schema.ipynb #05e8063c
+# %% ../../nbs/core/schema.ipynb #9a2c15d8
 COLUMNS: tuple[Column, ...] = (
     _text("id", SOURCE_PLATFORM, "the loan's number"),
     _text("member_id", SOURCE_PLATFORM, "the borrower's number"),
     _usd("loan_amnt", SOURCE_FORM, "amount applied for", minimum=500, maximum=40_000),
-    _usd("funded_amnt", "what was committed after the decision", "amount committed to the loan", "after"),
-    _usd("funded_amnt_inv", "what investors committed after the decision", "amount committed by investors", "after"),
+    _usd("funded_amnt", "what was committed after the decision", "amount committed to the loan", "post_origination"),
+    _usd("funded_amnt_inv", "what investors committed after the decision", "amount committed by investors", "post_origination"),
     _category("term", SOURCE_FORM, "number of monthly payments", (" 36 months", " 60 months")),
     _percent("int_rate", SOURCE_PRICE, "interest rate, a year", maximum=100),
     _usd("installment", SOURCE_PRICE, "monthly payment", unit="USD a month", maximum=100_000),
@@ -118,9 +118,9 @@ COLUMNS: tuple[Column, ...] = (
     _category("home_ownership", SOURCE_FORM, "how the borrower lives", ("ANY", "MORTGAGE", "NONE", "OTHER", "OWN", "RENT")),
     _usd("annual_inc", SOURCE_FORM, "income", unit="USD a year"),
     _category("verification_status", SOURCE_FORM, "whether the income was verified", VERIFIED),
-    _month("issue_d", "the month in which the loan was issued", "month of issue, the loan's vintage", "timing"),
+    _month("issue_d", "the month in which the loan was issued", "month of issue, the loan's vintage", "issue_date"),
     _text("loan_status", "how the loan stands today", "state of the loan", "outcome"),
-    _category("pymnt_plan", SOURCE_LATER, "whether a payment plan is in place", ("n", "y"), "after"),
+    _category("pymnt_plan", SOURCE_LATER, "whether a payment plan is in place", ("n", "y"), "post_origination"),
     _text("url", SOURCE_PLATFORM, "address of the listing"),
     _text("desc", "free text of the applicant", "the applicant's description of the loan"),
     _category("purpose", SOURCE_FORM, "what the loan is for", PURPOSES),
@@ -140,25 +140,25 @@ COLUMNS: tuple[Column, ...] = (
     _usd("revol_bal", SOURCE_BUREAU, "revolving balance"),
     _percent("revol_util", SOURCE_BUREAU, "revolving balance to revolving limit"),
     _count("total_acc", SOURCE_BUREAU, "credit lines ever"),
-    _category("initial_list_status", SOURCE_PLATFORM, "listed whole (w) or in fractions (f)", ("f", "w"), "never"),
-    _usd("out_prncp", SOURCE_PAYMENTS, "principal still owed", "after"),
-    _usd("out_prncp_inv", SOURCE_PAYMENTS, "principal still owed to investors", "after"),
-    _usd("total_pymnt", SOURCE_PAYMENTS, "paid so far", "after"),
-    _usd("total_pymnt_inv", SOURCE_PAYMENTS, "paid so far to investors", "after"),
-    _usd("total_rec_prncp", SOURCE_PAYMENTS, "principal paid so far", "after"),
-    _usd("total_rec_int", SOURCE_PAYMENTS, "interest paid so far", "after"),
-    _usd("total_rec_late_fee", SOURCE_PAYMENTS, "late fees paid so far", "after"),
-    _usd("recoveries", "exists only once the loan was charged off", "recovered after charge-off", "after"),
-    _usd("collection_recovery_fee", "exists only once the loan was charged off", "fee of the collection", "after"),
-    _month("last_pymnt_d", SOURCE_PAYMENTS, "month of the last payment", "after"),
-    _usd("last_pymnt_amnt", SOURCE_PAYMENTS, "last payment", "after"),
-    _month("next_pymnt_d", SOURCE_PAYMENTS, "month of the next payment", "after"),
-    _month("last_credit_pull_d", SOURCE_LATER, "month of the last credit report", "after"),
-    _fico("last_fico_range_high", SOURCE_LATER, "upper end of the latest FICO range", "after", minimum=0),
-    _fico("last_fico_range_low", SOURCE_LATER, "lower end of the latest FICO range", "after", minimum=0),
+    _category("initial_list_status", SOURCE_PLATFORM, "listed whole (w) or in fractions (f)", ("f", "w"), "excluded"),
+    _usd("out_prncp", SOURCE_PAYMENTS, "principal still owed", "post_origination"),
+    _usd("out_prncp_inv", SOURCE_PAYMENTS, "principal still owed to investors", "post_origination"),
+    _usd("total_pymnt", SOURCE_PAYMENTS, "paid so far", "post_origination"),
+    _usd("total_pymnt_inv", SOURCE_PAYMENTS, "paid so far to investors", "post_origination"),
+    _usd("total_rec_prncp", SOURCE_PAYMENTS, "principal paid so far", "post_origination"),
+    _usd("total_rec_int", SOURCE_PAYMENTS, "interest paid so far", "post_origination"),
+    _usd("total_rec_late_fee", SOURCE_PAYMENTS, "late fees paid so far", "post_origination"),
+    _usd("recoveries", "exists only once the loan was charged off", "recovered after charge-off", "post_origination"),
+    _usd("collection_recovery_fee", "exists only once the loan was charged off", "fee of the collection", "post_origination"),
+    _month("last_pymnt_d", SOURCE_PAYMENTS, "month of the last payment", "post_origination"),
+    _usd("last_pymnt_amnt", SOURCE_PAYMENTS, "last payment", "post_origination"),
+    _month("next_pymnt_d", SOURCE_PAYMENTS, "month of the next payment", "post_origination"),
+    _month("last_credit_pull_d", SOURCE_LATER, "month of the last credit report", "post_origination"),
+    _fico("last_fico_range_high", SOURCE_LATER, "upper end of the latest FICO range", "post_origination", minimum=0),
+    _fico("last_fico_range_low", SOURCE_LATER, "lower end of the latest FICO range", "post_origination", minimum=0),
     _count("collections_12_mths_ex_med", SOURCE_BUREAU, "collections in the last 12 months, medical ones excluded"),
     _months("mths_since_last_major_derog", SOURCE_BUREAU, "months since a rating of 90 days past due or worse"),
-    _count("policy_code", SOURCE_PLATFORM, "1: a publicly offered product", "never"),
+    _count("policy_code", SOURCE_PLATFORM, "1: a publicly offered product", "excluded"),
     _category("application_type", SOURCE_FORM, "one borrower or two", ("Individual", "Joint App")),
     _usd("annual_inc_joint", SOURCE_FORM, "income of both borrowers", unit="USD a year"),
     _percent("dti_joint", SOURCE_FORM, "DTI of both borrowers", minimum=-1, maximum=9999),
@@ -230,31 +230,34 @@ COLUMNS: tuple[Column, ...] = (
     _count("sec_app_num_rev_accts", SOURCE_SECOND_BUREAU, "second borrower's revolving accounts"),
     _count("sec_app_chargeoff_within_12_mths", SOURCE_SECOND_BUREAU, "second borrower's charge-offs in the last 12 months"),
     _count("sec_app_collections_12_mths_ex_med", SOURCE_SECOND_BUREAU, "second borrower's collections in the last 12 months"),
-    _months("sec_app_mths_since_last_major_derog", SOURCE_SECOND_BUREAU, "months since the second borrower's last 90 days past due"),
-    _category("hardship_flag", SOURCE_HARDSHIP, "whether the borrower is on a hardship plan", ("N", "Y"), "after"),
-    _text("hardship_type", SOURCE_HARDSHIP, "kind of plan", "after"),
-    _text("hardship_reason", SOURCE_HARDSHIP, "why the plan was offered", "after"),
-    _text("hardship_status", SOURCE_HARDSHIP, "state of the plan", "after"),
-    _count("deferral_term", SOURCE_HARDSHIP, "months of lower payments", "after"),
-    _usd("hardship_amount", SOURCE_HARDSHIP, "monthly interest payment on the plan", "after"),
-    _month("hardship_start_date", SOURCE_HARDSHIP, "start of the plan", "after"),
-    _month("hardship_end_date", SOURCE_HARDSHIP, "end of the plan", "after"),
-    _month("payment_plan_start_date", SOURCE_HARDSHIP, "first payment due on the plan", "after"),
-    _count("hardship_length", SOURCE_HARDSHIP, "months of the plan", "after"),
-    _count("hardship_dpd", SOURCE_HARDSHIP, "days past due when the plan began", "after", maximum=10_000),
-    _text("hardship_loan_status", SOURCE_HARDSHIP, "state of the loan when the plan began", "after"),
-    _usd("orig_projected_additional_accrued_interest", SOURCE_HARDSHIP, "interest expected to accrue on the plan", "after"),
-    _usd("hardship_payoff_balance_amount", SOURCE_HARDSHIP, "payoff balance when the plan began", "after"),
-    _usd("hardship_last_payment_amount", SOURCE_HARDSHIP, "last payment before the plan", "after"),
+    _months("sec_app_mths_since_last_major_derog", SOURCE_SECOND_BUREAU,
+            "months since the second borrower's last 90 days past due"),
+    _category("hardship_flag", SOURCE_HARDSHIP, "whether the borrower is on a hardship plan", ("N", "Y"), "post_origination"),
+    _text("hardship_type", SOURCE_HARDSHIP, "kind of plan", "post_origination"),
+    _text("hardship_reason", SOURCE_HARDSHIP, "why the plan was offered", "post_origination"),
+    _text("hardship_status", SOURCE_HARDSHIP, "state of the plan", "post_origination"),
+    _count("deferral_term", SOURCE_HARDSHIP, "months of lower payments", "post_origination"),
+    _usd("hardship_amount", SOURCE_HARDSHIP, "monthly interest payment on the plan", "post_origination"),
+    _month("hardship_start_date", SOURCE_HARDSHIP, "start of the plan", "post_origination"),
+    _month("hardship_end_date", SOURCE_HARDSHIP, "end of the plan", "post_origination"),
+    _month("payment_plan_start_date", SOURCE_HARDSHIP, "first payment due on the plan", "post_origination"),
+    _count("hardship_length", SOURCE_HARDSHIP, "months of the plan", "post_origination"),
+    _count("hardship_dpd", SOURCE_HARDSHIP, "days past due when the plan began", "post_origination", maximum=10_000),
+    _text("hardship_loan_status", SOURCE_HARDSHIP, "state of the loan when the plan began", "post_origination"),
+    _usd("orig_projected_additional_accrued_interest", SOURCE_HARDSHIP, "interest expected to accrue on the plan",
+         "post_origination"),
+    _usd("hardship_payoff_balance_amount", SOURCE_HARDSHIP, "payoff balance when the plan began", "post_origination"),
+    _usd("hardship_last_payment_amount", SOURCE_HARDSHIP, "last payment before the plan", "post_origination"),
     _category("disbursement_method", SOURCE_FORM, "how the money is paid out", ("Cash", "DirectPay")),
-    _category("debt_settlement_flag", SOURCE_SETTLEMENT, "whether a settlement company is involved", ("N", "Y"), "after"),
-    _month("debt_settlement_flag_date", SOURCE_SETTLEMENT, "month in which that flag was set", "after"),
-    _text("settlement_status", SOURCE_SETTLEMENT, "state of the settlement", "after"),
-    _month("settlement_date", SOURCE_SETTLEMENT, "month of the settlement", "after"),
-    _usd("settlement_amount", SOURCE_SETTLEMENT, "amount to be paid in settlement", "after"),
-    _percent("settlement_percentage", SOURCE_SETTLEMENT, "settlement to payoff balance", "after"),
-    _count("settlement_term", SOURCE_SETTLEMENT, "months of the settlement", "after"),
-)
+    _category("debt_settlement_flag", SOURCE_SETTLEMENT, "whether a settlement company is involved", ("N", "Y"),
+              "post_origination"),
+    _month("debt_settlement_flag_date", SOURCE_SETTLEMENT, "month in which that flag was set", "post_origination"),
+    _text("settlement_status", SOURCE_SETTLEMENT, "state of the settlement", "post_origination"),
+    _month("settlement_date", SOURCE_SETTLEMENT, "month of the settlement", "post_origination"),
+    _usd("settlement_amount", SOURCE_SETTLEMENT, "amount to be paid in settlement", "post_origination"),
+    _percent("settlement_percentage", SOURCE_SETTLEMENT, "settlement to payoff balance", "post_origination"),
+    _count("settlement_term", SOURCE_SETTLEMENT, "months of the settlement", "post_origination"),
+)  # fmt: skip
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
 
 # %% ../../nbs/core/schema.ipynb #f9431965
@@ -277,12 +280,12 @@ def pipeline_columns(
     names = {*input_columns(use_addr_state), "issue_d"}
     return tuple(c.name for c in COLUMNS if c.name in names)
 
-# %% ../../nbs/core/schema.ipynb #a99cb1fa
+# %% ../../nbs/core/schema.ipynb #64666003
 def guard_inputs(
     names,  # raw columns about to be used as model inputs
     use_addr_state: bool = False,  # whether the borrower's state may be an input
 ) -> tuple[str, ...]:  # the same names
-    "Let only known-at-origination input columns pass; raises `LeakError` naming the first other one."
+    "Pass input columns known at origination; raises `LeakError` that names the first other one."
     allowed = set(pipeline_columns(use_addr_state))
     for name in names:
         if name in allowed:
@@ -293,7 +296,7 @@ def guard_inputs(
                 f"leave it out, or describe it in the schema first.{nearest_name(name, BY_NAME)}"
             )
         column = BY_NAME[name]
-        why = {"protected": "set use_addr_state = yes to allow it", "never": "it is never an input"}
+        why = {"protected": "set use_addr_state = yes to allow it", "excluded": "it is never an input"}
         raise LeakError(f"{name!r} cannot be a model input ({column.reason}): {why.get(column.role, 'leave it out')}")
     return tuple(names)
 

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['experiment_id', 'record_run', 'set_state', 'find_run', 'end_dead_runs', 'log_loans', 'log_environment']
 
-# %% ../../nbs/core/tracking.ipynb #fc203daa
-import importlib
+# %% ../../nbs/core/tracking.ipynb #076430b9
 import importlib.metadata
 import os
 import platform
@@ -15,8 +14,9 @@ import warnings
 from contextlib import contextmanager
 from .registry import RegistryError, mlflow_errors
 from .settings import Settings, ensure_var
+from .text import fold_spaces
 
-# %% ../../nbs/core/tracking.ipynb #d37e5d69
+# %% ../../nbs/core/tracking.ipynb #a58ed1a8
 def experiment_id(
     settings: Settings,
     client,  # as `connect` gives it
@@ -66,7 +66,7 @@ def set_state(
     "Say in the open run how it goes, or how it ended."
     import mlflow
 
-    mlflow.set_tags({"state": state, "error": " ".join(error.split())[:500] if error else "none"})
+    mlflow.set_tags({"state": state, "error": fold_spaces(error)[:500] if error else "none"})
 
 
 def find_run(
@@ -80,7 +80,7 @@ def find_run(
         found = client.search_runs([experiment_id(settings, client)], wanted, max_results=1)
     return found[0] if found else None
 
-# %% ../../nbs/core/tracking.ipynb #281a6081
+# %% ../../nbs/core/tracking.ipynb #44e34112
 def _is_gone(process: str) -> bool:
     "Whether a process of this machine has ended; of another machine's nothing is known."
     host, _, number = process.rpartition(":")
@@ -98,11 +98,19 @@ def _is_gone(process: str) -> bool:
 def end_dead_runs(
     settings: Settings,
     client,  # as `connect` gives it
+    study: str | None = None,  # name of a study
+    lost=(),  # numbers of its trials that are over, on whatever machine they ran
 ) -> int:  # runs that were ended
-    "End the experiment's runs whose process is gone, as killed."
+    "End, as killed, the experiment's open runs whose process is gone, or whose trial is over."
+    lost = {str(number) for number in lost}
+
+    def is_dead(tags):
+        is_lost = study is not None and tags.get("study") == study and tags.get("trial") in lost
+        return is_lost or _is_gone(tags.get("process", ""))
+
     with mlflow_errors(settings):
         running = client.search_runs([experiment_id(settings, client)], "attributes.status = 'RUNNING'")
-        dead = [run for run in running if _is_gone(run.data.tags.get("process", ""))]
+        dead = [run for run in running if is_dead(run.data.tags)]
         for run in dead:
             client.set_tag(run.info.run_id, "state", "failed")
             client.set_tag(run.info.run_id, "error", "the process ended")
