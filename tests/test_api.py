@@ -10,9 +10,11 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import COMMAND, answers, free_port, lending_club, make_project, process, wait_until
 from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry, generate_latest
 
 from lending_club.core.applications import as_applications
 from lending_club.core.registry import connect, download_version
@@ -20,6 +22,7 @@ from lending_club.core.schema import BY_NAME, EXAMPLE_APPLICATION
 from lending_club.core.settings import load_settings
 from lending_club.promote import promote
 from lending_club.serving.app import create_app
+from lending_club.serving.observability import BatchHistogram
 from lending_club.serving.scorer import Scorer
 from lending_club.serving.webhook import sign_webhook
 from lending_club.train import train
@@ -314,6 +317,29 @@ def test_metrics_follow_predictions(champion):
     assert f'lending_club_probability_of_default_count{{model_version="{version}"}} 5.0' in page.text
     assert 'lending_club_polls_total{outcome="swapped"} 1.0' in page.text
     assert f'lending_club_champion{{model_version="{version}"}} 1.0' in page.text
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 1_000])
+def test_many_values_count_as_one_by_one(n):
+    "`BatchHistogram` uses private parts of prometheus-client: this fails when they change."
+    values = np.concatenate([np.random.default_rng(n).beta(1, 5, n), [0.02, 0.5, 1.0, 0.0][:n]])
+    pages = []
+    for many in (True, False):
+        registry = CollectorRegistry()
+        histogram = BatchHistogram("pd", "PDs", ["version"], registry=registry, buckets=(0.02, 0.1, 0.5, 1.0)).labels("7")
+        if many:
+            histogram.observe_many(values[: n // 2])
+            histogram.observe_many(values[n // 2 :])
+        else:
+            for value in values.tolist():
+                histogram.observe(value)
+        lines = generate_latest(registry).decode().splitlines()
+        pages.append({name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith("pd_"))})
+    created = {name for name in pages[0] if "created" in name}
+    assert len(pages[0]) - len(created) == 7
+    assert {k: v for k, v in pages[0].items() if k not in created} == pytest.approx(
+        {k: v for k, v in pages[1].items() if k not in created}
+    )
 
 
 def test_webhook(client, champion):

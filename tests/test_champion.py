@@ -3,6 +3,7 @@
 import base64
 import gc
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -21,9 +22,12 @@ import pytest
 from conftest import answers, clean_environment, free_port, make_project, service, wait_until
 from test_service import get, predict
 
-from lending_club.core.bundle import example_answer, write_bundle
+from lending_club.core import features
+from lending_club.core.bundle import write_bundle
 from lending_club.core.compile import compile_pipeline
 from lending_club.core.compiled import CompiledModel
+from lending_club.core.encoding import feature_code
+from lending_club.core.examples import example_answers
 from lending_club.core.files import file_digest
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.preprocess import application_frame
@@ -144,27 +148,26 @@ def read_files_of(settings, version) -> dict[str, bytes]:
 
 def vary(settings, content) -> str:
     "Register the same network with another calibration and threshold."
-    card, example, tables = (json.loads(content[name]) for name in ("card.json", "example.json", "encoder.json"))
+    card, tables = (json.loads(content[name]) for name in ("card.json", "encoder.json"))
     tables["calibration"]["intercept"] += 0.4
     tables["threshold"] = card["threshold"] = card["threshold"] + 0.05
     card["settings"]["seed"] = 1
     compiled = CompiledModel(tables, content["model.onnx"])
-    example["probability_of_default"] = float(compiled.probabilities([example["application"]])[0])
     with tempfile.TemporaryDirectory() as folder:
-        write_bundle(folder, card, {}, example, compiled)
+        write_bundle(folder, card, {}, example_answers(compiled), compiled)
         return register(settings, Path(folder))
 
 
 def widen(settings, splits):
     "Fit and register a network that also reads the borrower's state; its version, Pipeline and card."
     wide = replace(settings, use_addr_state=True)
-    pipeline, _ = fit_pipeline(splits, default_parameters(wide), wide, progress=False)
+    pipeline, _ = fit_pipeline(splits, default_parameters(wide.network), wide, progress=False)
     columns = pipeline_columns(use_addr_state=True)
     inputs = {"columns": list(columns), "used": list(columns), "required": list(REQUIRED_IN_APPLICATION), "always_present": []}
-    card = {"threshold": pipeline[-1].threshold, "inputs": inputs, "settings": wide.recorded}
-    example = example_answer(pipeline, lambda applications: application_frame(applications, columns))
+    card = {"threshold": pipeline[-1].threshold_, "inputs": inputs, "settings": wide.recorded}
+    compiled = compile_pipeline(pipeline)
     with tempfile.TemporaryDirectory() as folder:
-        write_bundle(folder, card, {}, example, compile_pipeline(pipeline))
+        write_bundle(folder, card, {}, example_answers(compiled), compiled)
         return SimpleNamespace(version=register(settings, Path(folder)), pipeline=pipeline, card=card)
 
 
@@ -200,10 +203,10 @@ def settings(registry, tmp_path):
 
 @pytest.fixture
 def poller(settings):
-    "A poller with the first version; `looks` lists the outcomes of its looks."
-    looks = []
-    poller = ChampionPoller(settings, lambda outcome, seconds: looks.append(outcome))
-    poller.looks = looks
+    "A poller with the first version; `outcomes` lists the outcomes of its polls."
+    outcomes = []
+    poller = ChampionPoller(settings, lambda outcome, seconds: outcomes.append(outcome))
+    poller.outcomes = outcomes
     poller.poll()
     assert poller.health()["status"] == "ok", poller.health()
     return poller
@@ -214,21 +217,21 @@ def point(settings, version):
     connect(settings).set_registered_model_alias(settings.registered_model_name, settings.champion_alias, version)
 
 
-def look(poller) -> str:
-    "The outcome of one look; whatever it is but a swap, the old champion must answer as before."
+def poll(poller) -> str:
+    "The outcome of one poll; whatever it is but a swap, the old champion must answer as before."
     before, answer = poller.scorer, poller.scorer.score([EXAMPLE_APPLICATION])
     poller.poll()
-    if poller.looks[-1] != "swapped":
+    if poller.outcomes[-1] != "swapped":
         assert poller.scorer is before and poller.scorer.score([EXAMPLE_APPLICATION]) == answer
-    return poller.looks[-1]
+    return poller.outcomes[-1]
 
 
 def stored(registry, version) -> Path:
     "The folder in which the server keeps a version's files."
     seed, wide = {"1": (42, False), "2": (1, False), "3": (42, True)}[version]
     for card in registry.server.artifacts.rglob("card.json"):
-        made_with = json.loads(card.read_text())["settings"]
-        if (made_with["seed"], made_with["use_addr_state"]) == (seed, wide):
+        made_with = json.loads(card.read_text()).get("settings", {})  # those of golden versions have none
+        if (made_with.get("seed"), made_with.get("use_addr_state")) == (seed, wide):
             return card.parent
     raise AssertionError(f"version {version} is not among the server's artifacts")
 
@@ -247,26 +250,26 @@ def spoilt(path: Path, content: bytes | None):
 def test_alias_deleted_and_set_again(settings, poller):
     name, alias = settings.registered_model_name, settings.champion_alias
     connect(settings).delete_registered_model_alias(name, alias)
-    assert look(poller) == "no champion"
+    assert poll(poller) == "no champion"
     assert f"no version of {name} has the alias {alias!r}" in poller.last_error
     assert (poller.health()["status"], poller.health()["current_version"]) == ("degraded", "1")
     point(settings, "1")
-    assert look(poller) == "unchanged" and poller.health()["status"] == "ok"
+    assert poll(poller) == "unchanged" and poller.health()["status"] == "ok"
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "encoder.json", "card.json", "example.json"])
+@pytest.mark.parametrize("file", ["model.onnx", "encoder.json", "card.json", "examples.json"])
 def test_files_cut_off_or_of_another_version_are_refused(registry, settings, poller, file):
     point(settings, "2")
     path, other = stored(registry, "2") / file, stored(registry, "3") / file
     assert path.read_bytes() != other.read_bytes()
     for content in (path.read_bytes()[:-20], other.read_bytes(), b""):
         with spoilt(path, content):
-            assert look(poller) == "refused"
+            assert poll(poller) == "refused"
             assert f"{file} of version 2 is not what was registered" in poller.last_error
     with spoilt(path, None):
-        assert look(poller) == "refused"
+        assert poll(poller) == "refused"
         assert f"version 2 lacks the file {file}" in poller.last_error
-    assert look(poller) == "swapped" and poller.scorer.version == "2"
+    assert poll(poller) == "swapped" and poller.scorer.version == "2"
 
 
 def test_version_without_any_compiled_form_is_refused(registry, settings, poller):
@@ -276,7 +279,7 @@ def test_version_without_any_compiled_form_is_refused(registry, settings, poller
     away = files.with_name("away")
     files.rename(away)
     try:
-        assert look(poller) == "refused"
+        assert poll(poller) == "refused"
         assert "no compiled form" in poller.last_error
     finally:
         away.rename(files)
@@ -285,15 +288,79 @@ def test_version_without_any_compiled_form_is_refused(registry, settings, poller
         plain = register(settings, Path(folder))
     point(settings, plain)
     try:
-        assert look(poller) == "refused"
+        assert poll(poller) == "refused"
     finally:
         point(settings, "1")
         client.delete_model_version(settings.registered_model_name, plain)
 
 
+@contextmanager
+def golden(settings, release):
+    "A version of an earlier release, as champion inside the block; its number."
+    files = Path(__file__).parent / "golden" / release
+    version = register(settings, files)
+    point(settings, version)
+    try:
+        yield version
+    finally:
+        point(settings, "1")
+        connect(settings).delete_model_version(settings.registered_model_name, version)
+
+
+def test_version_of_the_first_release_is_served(settings, poller):
+    with golden(settings, "0.1.0") as version:
+        assert poll(poller) == "swapped" and poller.health()["current_version"] == str(version)
+        assert poller.health()["feature_code"] is None and poller.scorer.n_examples == 1
+        assert "example.json" in read_cache(settings).content
+        assert poll(poller) == "unchanged"
+        restarted = ChampionPoller(replace(settings, mlflow_tracking_uri="http://127.0.0.1:9"))
+        restarted.poll()
+        assert restarted.cache_error is not None and "another tracking_uri" in restarted.cache_error
+
+
+def test_cache_of_the_first_release_is_read(registry, settings, poller):
+    content = read_files(Path(__file__).parent / "golden" / "0.1.0")
+    write_cache(settings, Scorer.from_content(content, "1"), content)
+    import zipfile
+
+    path = cache_path(settings)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    about = json.loads(files["champion.json"])
+    about["kept_since"] = about.pop("cached_since")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (files | {"champion.json": json.dumps(about)}).items():
+            archive.writestr(name, data)
+    registry.wire.cut = True
+    restarted = ChampionPoller(settings)
+    restarted.poll()
+    health = restarted.health()
+    assert [health[name] for name in ("source", "current_version", "cached_since")] == ["cache", "1", about["kept_since"]]
+
+
+def test_version_is_refused_where_a_feature_rule_has_changed(settings, poller, monkeypatch):
+    assert poller.health()["feature_code"] == "as trained" and poller.scorer.n_examples > 50
+    point(settings, "2")
+    monkeypatch.setattr(features, "income", lambda raw: raw.number("annual_inc"))  # of joint applications too
+    poller.poll()
+    assert poller.outcomes[-1] == "refused" and poller.scorer.version == "1"
+    for part in (r"version 2 gives \d+ of \d+ examples another probability", "instead of", "annual_inc_joint is given",
+                 "serve it with lending-club"):  # fmt: skip
+        assert re.search(part, poller.last_error), poller.last_error
+    monkeypatch.undo()
+    point(settings, "2")
+    assert poll(poller) == "swapped"
+
+
+def test_health_says_that_the_feature_code_is_another(settings, poller, monkeypatch):
+    poller.scorer.feature_code = "0" * 64
+    assert poller.health()["feature_code"].endswith(f"the version's {poller.scorer.n_examples} examples agree all the same")
+    assert poller.health()["status"] == "ok" and feature_code() != "0" * 64
+
+
 def test_version_with_other_columns_is_served(registry, settings, poller):
     point(settings, "3")
-    assert look(poller) == "swapped"
+    assert poll(poller) == "swapped"
     trained = registry.wide
     columns = trained.card["inputs"]["columns"]
     assert "addr_state" in columns and "addr_state" not in registry.trained.card["inputs"]["columns"]
@@ -303,7 +370,7 @@ def test_version_with_other_columns_is_served(registry, settings, poller):
     assert got == pytest.approx(expected, abs=1e-5)
     assert len(set(got)) > 1, "the state makes no difference, so the test shows nothing"
     point(settings, "1")
-    assert look(poller) == "swapped"
+    assert poll(poller) == "swapped"
     without = [answer["probability_of_default"] for answer in poller.scorer.score(applications)]
     assert without == pytest.approx([without[0]] * 4, abs=1e-7)
 
@@ -325,11 +392,11 @@ def test_version_that_needs_other_inputs_is_refused(registry, settings, poller, 
         client.set_model_version_tag(name, "2", "sha256.card.json", file_digest(path))
         point(settings, "2")
         try:
-            assert look(poller) == "refused"
+            assert poll(poller) == "refused"
             assert reason in poller.last_error
         finally:
             client.set_model_version_tag(name, "2", "sha256.card.json", digest)
-    assert look(poller) == "swapped"
+    assert poll(poller) == "swapped"
 
 
 def test_same_number_with_other_files_is_another_version(registry, settings, poller):
@@ -341,7 +408,7 @@ def test_same_number_with_other_files_is_another_version(registry, settings, pol
         for file in before:  # as in a registry that was set up anew
             shutil.copyfile(second / file, first / file)
             client.set_model_version_tag(name, "1", f"sha256.{file}", file_digest(first / file))
-        assert look(poller) == "swapped" and poller.scorer.version == "1"
+        assert poll(poller) == "swapped" and poller.scorer.version == "1"
         assert poller.scorer.digests != digests
     finally:
         for file, content in before.items():
@@ -351,20 +418,20 @@ def test_same_number_with_other_files_is_another_version(registry, settings, pol
 
 def test_registry_away_and_back(registry, settings, poller):
     registry.wire.cut = True
-    assert [look(poller) for _ in range(3)] == ["unreachable"] * 3
+    assert [poll(poller) for _ in range(3)] == ["unreachable"] * 3
     assert "does not answer" in poller.last_error and poller._failures == 3
     registry.wire.cut = False
-    assert look(poller) == "unchanged"
+    assert poll(poller) == "unchanged"
     assert (poller._failures, poller.health()["status"]) == (0, "ok")
 
 
-def test_restart_without_a_registry_serves_the_kept_champion(registry, settings, poller):
+def test_restart_without_a_registry_serves_the_cached_champion(registry, settings, poller):
     registry.wire.cut = True
     restarted = ChampionPoller(settings)
     restarted.poll()
     health = restarted.health()
     assert [health[name] for name in ("status", "source", "current_version")] == ["degraded", "cache", "1"]
-    assert "does not answer" in health["last_error"] and health["kept_since"] and health["cache_error"] is None
+    assert "does not answer" in health["last_error"] and health["cached_since"] and health["cache_error"] is None
     assert restarted.scorer.score([EXAMPLE_APPLICATION]) == poller.scorer.score([EXAMPLE_APPLICATION])
 
     for own in ({"registered_model_name": "another"}, {"champion_alias": "another"}, {"cache_champion": False}):
@@ -384,10 +451,10 @@ def test_garbage_is_not_looked_for_in_what_was_loaded(settings, poller):
     assert restarted.source == "registry" and gc.get_freeze_count() > 10_000
     gc.unfreeze()
     restarted.poll()
-    assert gc.get_freeze_count() == 0, "frozen at each look, the garbage of answers would stay for ever"
+    assert gc.get_freeze_count() == 0, "frozen at each poll, the garbage of answers would stay for ever"
 
 
-def test_registry_overrules_the_kept_champion(registry, settings, poller):
+def test_registry_overrules_the_cached_champion(registry, settings, poller):
     content = read_files(stored(registry, "2"))
     write_cache(settings, Scorer.from_content(content, "1"), content)  # the second's files under the first's number
     restarted = ChampionPoller(settings)
@@ -430,7 +497,7 @@ def test_cache_that_cannot_be_written_costs_only_the_cache(settings, tmp_path):
     poller.poll()
     health = poller.health()
     assert (health["status"], health["current_version"]) == ("ok", "1")
-    assert "version 1 cannot be kept" in health["cache_error"] and "cannot be written" in health["cache_error"]
+    assert "version 1 cannot be cached" in health["cache_error"] and "cannot be written" in health["cache_error"]
     (tmp_path / "var").unlink()
     poller.poll()
     assert poller.health()["cache_error"] is None and read_cache(settings).version == "1"
@@ -458,32 +525,32 @@ print(json.dumps([full, left, poller.health(), cache_path(settings).is_file()]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    full, left, after, kept = json.loads(done.stdout.strip().split("\n")[-1])
+    full, left, after, cached = json.loads(done.stdout.strip().split("\n")[-1])
     assert (full["status"], full["current_version"]) == ("ok", "1")
     assert "File too large" in full["cache_error"] and left == []
-    assert after["cache_error"] is None and kept
+    assert after["cache_error"] is None and cached
 
 
 def test_many_writers_of_one_cache_never_show_half_of_one(registry, settings):
     contents = {version: read_files(stored(registry, version)) for version in ("1", "2")}
     scorers = {version: Scorer.from_content(content, version) for version, content in contents.items()}
     write_cache(settings, scorers["1"], contents["1"])
-    faults, over = [], threading.Event()
+    failures, over = [], threading.Event()
 
     def write(version):
         try:
             for _ in range(15):
                 write_cache(settings, scorers[version], contents[version])
         except Exception as error:  # noqa: BLE001 - shown below
-            faults.append(error)
+            failures.append(error)
 
     def read():
         while not over.is_set():
             try:
-                kept = read_cache(settings)
-                assert kept.digests == scorers[kept.version].digests
+                cached = read_cache(settings)
+                assert cached.digests == scorers[cached.version].digests
             except Exception as error:  # noqa: BLE001 - shown below
-                faults.append(error)
+                failures.append(error)
                 return
 
     reader = threading.Thread(target=read)
@@ -494,7 +561,7 @@ def test_many_writers_of_one_cache_never_show_half_of_one(registry, settings):
         thread.join()
     over.set()
     reader.join()
-    assert faults == []
+    assert failures == []
     assert [path.name for path in cache_path(settings).parent.iterdir()] == [cache_path(settings).name]
 
 
@@ -503,7 +570,7 @@ def test_stop_does_not_wait_for_a_registry_that_hangs(registry, settings):
     poller = ChampionPoller(replace(settings, registry_timeout=60.0, cache_champion=False))
     poller.start()
     thread = poller._thread
-    wait_until(lambda: registry.wire.waiting, what="the look that hangs")
+    wait_until(lambda: registry.wire.waiting, what="the poll that hangs")
     poller.stop(timeout=0.2)
     assert thread.is_alive() and thread.daemon  # left behind, and no reason for the process to go on
     assert poller.health()["model_loaded"] is False
@@ -511,14 +578,14 @@ def test_stop_does_not_wait_for_a_registry_that_hangs(registry, settings):
 
 
 def test_wake_and_no_sooner(registry, settings):
-    looks = []
-    poller = ChampionPoller(replace(settings, poll_interval=3_600.0), lambda outcome, seconds: looks.append(outcome))
+    outcomes = []
+    poller = ChampionPoller(replace(settings, poll_interval=3_600.0), lambda outcome, seconds: outcomes.append(outcome))
     poller.start()
     try:
-        wait_until(lambda: looks == ["swapped"], what="the first look")
+        wait_until(lambda: outcomes == ["swapped"], what="the first poll")
         point(settings, "2")
         poller.wake()
-        wait_until(lambda: looks == ["swapped", "swapped"], what="the look after waking")
+        wait_until(lambda: outcomes == ["swapped", "swapped"], what="the poll after waking")
         assert poller.scorer.version == "2"
     finally:
         poller.stop()
@@ -594,7 +661,7 @@ def test_registry_that_answers_after_30_seconds_costs_no_request(registry, setti
             asked += 1
             assert asked < 100_000, "the registry's silence is not noticed"
         waiting = registry.wire.waiting
-        wait_until(lambda: registry.wire.waiting > waiting, what="the next look, which hangs")
+        wait_until(lambda: registry.wire.waiting > waiting, what="the next poll, which hangs")
         for _ in range(50):
             assert predict(url, EXAMPLE_APPLICATION) == before
         assert (health(url)["status"], health(url)["current_version"]) == ("degraded", "1")
@@ -619,7 +686,7 @@ def test_registry_killed_and_restarted_while_two_services_answer(registry, setti
                 wait_until(lambda url=url: health(url)["status"] == "degraded", what="the notice")
                 assert predict(url, EXAMPLE_APPLICATION) == before
             with served(settings, tmp_path) as third:  # a restart without a registry
-                wait_until(lambda: get(f"{third}/ready")[0] == 200, what="the kept champion")
+                wait_until(lambda: get(f"{third}/ready")[0] == 200, what="the cached champion")
                 assert predict(third, EXAMPLE_APPLICATION) == before
                 wait_until(lambda: health(third)["last_error"], what="the registry's error")
                 assert health(third)["status"] == "degraded" and health(third)["current_version"] == "2"

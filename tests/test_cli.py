@@ -2,18 +2,21 @@
 
 import gzip
 import json
+import shutil
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import COMMAND, REPO, last_error, lending_club, make_project, process, wait_until
 
-from lending_club.core.pipeline import STAGES
+from lending_club.core.pipeline import STAGES, stage_key
 from lending_club.core.registry import connect, version_by_alias
 from lending_club.core.sample import draw, write_sample
 from lending_club.core.settings import load_settings
+from lending_club.core.sources import package_folder
 from lending_club.core.tracking import experiment_id
 from lending_club.promote import promote
 from lending_club.train import train
@@ -106,6 +109,20 @@ def open_runs(settings, client) -> set:
     "Names of the runs that MLflow shows as running."
     found = client.search_runs([experiment_id(settings, client)], "attributes.status = 'RUNNING'")
     return {run.info.run_name for run in found}
+
+
+@pytest.mark.parametrize("module, stages", [
+    ("core/networks.py", {"03_hpo", "04_train"}),
+    ("train.py", {"04_train"}),
+    ("serving/app.py", set()),
+])  # fmt: skip
+def test_a_stages_key_changes_with_the_code_behind_it(settings, tmp_path, module, stages):
+    copy = Path(shutil.copytree(package_folder(), tmp_path / "lending_club"))
+    before = {stage: stage_key(settings, stage, {}) for stage in STAGES}
+    assert {stage: stage_key(settings, stage, {}, copy) for stage in STAGES} == before
+    with (copy / module).open("a") as file:
+        file.write("LIMIT = 3\n")
+    assert {stage for stage in STAGES if stage_key(settings, stage, {}, copy) != before[stage]} == stages
 
 
 def test_promote_moves_the_alias_and_shows_both(ran):

@@ -1,10 +1,12 @@
 """The search under a killed process, on a real database."""
 
 import dataclasses
+import shutil
 import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import optuna
 import pytest
@@ -13,6 +15,7 @@ from conftest import process, wait_until
 from lending_club.clean import load_clean, temporal_split
 from lending_club.core.registry import connect
 from lending_club.core.settings import load_settings
+from lending_club.core.sources import package_folder
 from lending_club.core.study import best_parameters, count_done, open_storage, study_name
 from lending_club.core.tracking import experiment_id
 from lending_club.hpo import run_trials, search
@@ -45,6 +48,43 @@ def suggest(trial, network, complete=hpo.suggest):
 
 hpo.suggest = suggest
 """
+
+
+@pytest.mark.parametrize("module, line, changes", [
+    ("core/networks.py", "LIMIT = 3", True),
+    ("core/features.py", "LIMIT = 3", True),
+    ("clean.py", "LIMIT = 3", True),
+    ("core/networks.py", "# a comment", False),
+    ("core/plots.py", "LIMIT = 3", False),
+    ("core/tracking.py", "LIMIT = 3", False),
+    ("core/settings.py", "LIMIT = 3", False),
+])  # fmt: skip
+def test_the_studys_name_changes_with_the_code_that_decides_a_trial(settings, tmp_path, module, line, changes):
+    copy = Path(shutil.copytree(package_folder(), tmp_path / "lending_club"))
+    before = study_name(settings, "0" * 64, copy)
+    assert before == study_name(settings, "0" * 64)
+    with (copy / module).open("a") as file:
+        file.write(line + "\n")
+    assert (study_name(settings, "0" * 64, copy) != before) == changes
+
+
+@pytest.mark.parametrize("line", [
+    "from lending_club import extra",
+    "from lending_club.core import text, more",
+    "import lending_club.core.more as own",
+    "from . import more",
+    "def late():\n    from ..extra import LIMIT\n    return LIMIT",
+])  # fmt: skip
+def test_every_form_of_import_counts(settings, tmp_path, line):
+    copy = Path(shutil.copytree(package_folder(), tmp_path / "lending_club"))
+    (copy / "extra.py").write_text("LIMIT = 1\n")
+    (copy / "core" / "more.py").write_text("LIMIT = 1\n")
+    with (copy / "core" / "networks.py").open("a") as file:
+        file.write(line + "\n")
+    before = study_name(settings, "0" * 64, copy)
+    for name in ("extra.py", "core/more.py"):
+        (copy / name).write_text("LIMIT = 22\n")
+    assert study_name(settings, "0" * 64, copy) != before
 
 
 def the_study(settings, clean):

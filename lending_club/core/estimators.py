@@ -315,16 +315,15 @@ def _matrix(X) -> np.ndarray:
 def _outcomes(y) -> np.ndarray:
     return np.asarray(y, dtype=np.float32)
 
-# %% ../../nbs/core/estimators.ipynb #008fdfa1
+# %% ../../nbs/core/estimators.ipynb #823509a6
 _KEPT = ("epoch", "dur", "train_loss", "valid_loss")
 
 
 class SeedAverage(ClassifierMixin, BaseEstimator):
     """Networks that differ in their seed alone, as one classifier: the mean of their probabilities.
 
-    Early stopping finds the number of epochs; with `refit` the networks are then trained anew for as many, on the
-    validation loans too, which are the most recent ones. A few hundred validation loans may stop it by chance after two or
-    three epochs, which costs far more than to go on for too long; so a refit takes at least `min_steps` steps."""
+    Early stopping finds the number of epochs. With `refit` the networks are then trained anew for as many on training and
+    validation loans together, and for at least `min_steps` steps, since few validation loans may stop training by chance."""
 
     def __init__(
         self,

@@ -112,13 +112,8 @@ def modules_behind(
     "The roots, the modules that they import, those that these import, and so on. Raises `ValueError`."
     return set(_closure(roots, folder, leave_out))
 
-# %% ../../nbs/core/sources.ipynb #876af99c
-def code_digest(
-    *roots: str,  # dotted names below the package
-    folder: str | Path | None = None,  # the package's folder; None: the installed one
-    leave_out=(),  # modules that are left out, and with them what only they import
-) -> str:  # 64 hexadecimal digits
-    "SHA-256 over the names and sources of the modules behind the roots, and their data files. Raises `ValueError`."
+# %% ../../nbs/core/sources.ipynb #e75cc49c
+def _digest(roots: tuple, folder: Path, leave_out: tuple) -> str:
     digest = hashlib.sha256()
 
     def add(name: str, content: bytes):
@@ -129,3 +124,16 @@ def code_digest(
         for each in filter(Path.is_file, [file.parent / each for each in data]):
             add(each.name, each.read_bytes())
     return digest.hexdigest()
+
+
+_installed_digest = functools.cache(_digest)
+
+
+def code_digest(
+    *roots: str,  # dotted names below the package
+    folder: str | Path | None = None,  # the package's folder; None: the installed one
+    leave_out=(),  # modules that are left out, and with them what only they import
+) -> str:  # 64 hexadecimal digits
+    "SHA-256 over the names and sources of the modules behind the roots, and their data files. Raises `ValueError`."
+    roots, leave_out = tuple(sorted(roots)), tuple(sorted(leave_out))
+    return _digest(roots, Path(folder), leave_out) if folder else _installed_digest(roots, package_folder(), leave_out)

@@ -119,7 +119,7 @@ def check_inputs(
             "serve it with the version of lending-club that trained it"
         )
 
-# %% ../../nbs/serving/scorer.ipynb #5c1d8e41
+# %% ../../nbs/serving/scorer.ipynb #4aed2a95
 LABELS = ("Good Loan", "Bad Loan")
 
 
@@ -209,30 +209,26 @@ class Scorer:
     ):
         "Raise `ServingError` unless the version gives its examples the PDs that they had when it was trained."
         applications = [example["application"] for example in examples]
-        answers = [*self.score(applications), *self.score(applications[:1])]  # the first once more, as a single request
-        differences = [
-            abs(answer["probability_of_default"] - example["probability_of_default"])
-            for answer, example in zip(answers, [*examples, examples[0]], strict=True)
-        ]
-        wrong = [i for i, difference in enumerate(differences) if not difference <= tolerance]
-        if wrong:
-            worst = max(wrong, key=lambda i: math.inf if math.isnan(differences[i]) else differences[i])
-            raise ServingError(self._difference(examples, wrong, worst, answers[worst]["probability_of_default"]))
+        self._compare(self.score(applications), examples, tolerance)
+        self._compare(self.score(applications[:1]), examples[:1], tolerance)  # a single request goes another way
         self.n_examples = len(examples)
 
-    def _difference(self, examples: Sequence[Mapping], wrong: list[int], worst: int, pd: float) -> str:
-        "What to say about examples whose PD has changed."
-        places = {i % len(examples) for i in wrong}
-        of = [[e["application"] for i, e in enumerate(examples) if (i in places) is differs] for differs in (True, False)]
-        traits = common_traits(*of)
+    def _compare(self, answers: Sequence[Mapping], examples: Sequence[Mapping], tolerance: float):
+        pairs = zip(answers, examples, strict=True)
+        differences = [abs(answer["probability_of_default"] - e["probability_of_default"]) for answer, e in pairs]
+        wrong = [place for place, difference in enumerate(differences) if not difference <= tolerance]
+        if not wrong:
+            return
+        worst = max(wrong, key=lambda place: math.inf if math.isnan(differences[place]) else differences[place])
+        others = [example["application"] for place, example in enumerate(examples) if place not in wrong]
+        traits = common_traits([examples[place]["application"] for place in wrong], others)
         common = f"; those that differ have in common: {', '.join(traits)}" if traits else ""
-        example = examples[worst % len(examples)]
-        plural = "s" if len(examples) > 1 else ""
-        return (
-            f"version {self.version} gives {len(places)} of {len(examples)} example{plural} another probability of default "
-            f"than when it was trained; the worst is example {worst % len(examples) + 1}: {pd:.6f} instead of "
-            f"{example['probability_of_default']:.6f}{common}. The rules of lending-club {lending_club.__version__} are not "
-            f"those of this version: serve it with lending-club {self.trained_by}, or train and register it anew"
+        now, then = (one[worst]["probability_of_default"] for one in (answers, examples))
+        raise ServingError(
+            f"version {self.version} gives {len(wrong)} of {len(examples)} example{'s' * (len(examples) > 1)} another "
+            f"probability of default than when it was trained; the worst is example {worst + 1}: {now:.6f} instead of "
+            f"{then:.6f}{common}. The rules of lending-club {lending_club.__version__} are not those of this version: "
+            f"serve it with lending-club {self.trained_by}, or train and register it anew"
         )
 
     @property
