@@ -91,7 +91,7 @@ def main():
     columns = pipeline["features"].columns_
     used = [name for name in columns if name in compiled.tables["columns"]]
     card = {"threshold": compiled.threshold, "inputs": {"always_present": always_present(splits.train, used)}}
-    scorer = Scorer(compiled, card, {}, "1")
+    scorer = Scorer(compiled, card, "1")
     applications = as_applications(splits.test[:1_000], compiled.tables["columns"])
     assert len(applications) == 1_000, f"only {len(applications)} test loans: take more --rows"
     result = {

@@ -5,6 +5,7 @@ A network of a few thousand weights on the built-in sample, with coarse quantile
 
 import os
 import sys
+from datetime import date
 from pathlib import Path
 
 os.environ["TQDM_DISABLE"] = "1"
@@ -30,9 +31,9 @@ def main():
     if folder.exists():
         sys.exit(f"{folder.name} is there already: a golden version is never written anew")
     QuantileNormal.__init__.__kwdefaults__["n_quantiles"] = 60
-    settings = scratch_settings(sample_rows=12_000)
+    settings = scratch_settings(sample_rows=30_000, train_end=date(2018, 4, 1), val_end=date(2018, 9, 1))
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
-    prepare = preprocessing(min_coverage=0.02, seed=settings.seed).fit(splits.train)
+    prepare = preprocessing(min_coverage=0.002, seed=settings.seed).fit(splits.train)
     net = make_net(SMALL, prepare["encode"].layout_, epochs=6, seed=settings.seed).set_params(callbacks__progress=None)
     matrices = [prepare.transform(part) for part in (splits.train, splits.validation)]
     networks = SeedAverage(net).fit(matrices[0], splits.train["default"], matrices[1], splits.validation["default"])

@@ -250,7 +250,7 @@ def register_candidate(
             name="model",
             signature=model_signature(columns),
             input_example=input_example,
-            code_paths=[str(Path(__file__).parent)],
+            code_paths=[str(Path(__file__).parent.parent)],
             pip_requirements=requirements,
             skops_trusted_types=trusted,
             extra_files=[str(path) for path in files.values()],
