@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'CachedChampion', 'cache_path', 'read_cache', 'write_cache', 'next_poll_delay', 'ChampionPoller']
 
-# %% ../../nbs/serving/champion.ipynb #2c9c271c
+# %% ../../nbs/serving/champion.ipynb #3fa7fbc1
 import gc
 import io
 import json
@@ -30,7 +30,7 @@ from lending_club.core.registry import (
 )
 from ..core.files import atomic_path, remove_leftovers
 from ..core.settings import Settings, ensure_var
-from ..core.text import LendingClubError
+from ..core.text import LendingClubError, fold_spaces
 from .scorer import NoChampionError, Scorer, ServingError, check_files, read_files, served_files
 
 # %% ../../nbs/serving/champion.ipynb #b7bde89e
@@ -124,7 +124,7 @@ def next_poll_delay(
     pause = min(interval * 2.0 ** min(failures, 10), longest)
     return max(interval, pause * (1 + chance) / 2)
 
-# %% ../../nbs/serving/champion.ipynb #d4931071
+# %% ../../nbs/serving/champion.ipynb #59bb2255
 class ChampionPoller:
     "Holds the Scorer of the current champion, and replaces it when the alias moves."
 
@@ -179,7 +179,7 @@ class ChampionPoller:
         except LendingClubError as error:
             return "refused", str(error)
         except Exception as error:  # noqa: BLE001 - a broken registry can raise anything, and must not end the polling
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            reason = f"{type(error).__name__}: {fold_spaces(error)[:300]}"
             return "unreachable", f"the champion could not be loaded: {reason}"
 
     def _load_champion(self) -> bool:  # whether it is another one
