@@ -132,6 +132,12 @@ def test_values_are_shown_short_and_as_valid_json():
     }
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
+def test_json_knows_no_such_number(text):
+    error = refused(read_application, json.dumps(SMALLEST).replace("5000", text).encode())
+    assert error.status == 400 and str(error).startswith("the body is not valid JSON: ")
+
+
 # --- one application ---
 
 
@@ -142,6 +148,14 @@ def test_what_is_required():
     assert set(errors(loan_amnt=None)) == {"loan_amnt"} and str(
         refused(read_application, body(SMALLEST | {"term": None}))
     ).startswith("1 field ")
+
+
+def test_errors_are_counted():
+    assert str(refused(read_application, body(SMALLEST | {"dti": "x"}))) == "1 field cannot be used"
+    assert str(refused(read_application, body(SMALLEST | {"dti": "x", "grade": "Z"}))) == "2 fields cannot be used"
+    rows = [{"loan_amnt": 5000, "term": "36 months", "annual_inc": 5e4} | {f"name{i}": 1 for i in range(111)}] * 9
+    assert str(refused(read_json_batch, json.dumps(rows).encode(), 10)) == "9 of 9 applications cannot be used"  # 999 errors
+    assert str(refused(read_json_batch, json.dumps([*rows, {"grade": "Z"}]).encode(), 10)).startswith("at least 10 of 10 ")
 
 
 def test_gaps_are_nan_or_none_and_the_rest_is_as_sent():
