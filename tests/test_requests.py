@@ -241,6 +241,10 @@ def test_a_batch_names_places():
     partial = read_json_batch(batch, 10, True)
     assert partial.table.n == 2 and list(partial.table.ids()) == [None, "x"] and set(partial.refused) == {1, 2}
     assert partial.refused[1].id == 7 and partial.refused[2].id is None
+    assert (partial.refused[2].status, str(partial.refused[2])) == (
+        422,
+        "an application must be a JSON object of raw fields, not a number",
+    )
     assert partial.refused[2].refusal["errors"] == [{"index": 2, "message": str(partial.refused[2])}]
 
 
@@ -249,7 +253,8 @@ def test_a_batch_has_a_limit():
     for given in (body(SMALLEST, SMALLEST, SMALLEST), body({}, 1, 2)):
         error = refused(read_json_batch, given, 2)
         assert error.status == 413 and str(error).startswith("a batch of more than 2 applications")
-    assert refused(read_json_batch, b"{}", 2).status == 422
+    error = refused(read_json_batch, b"{}", 2)
+    assert (error.status, str(error)) == (422, "a batch must be a JSON array of applications, not an object")
 
 
 def test_a_thousand_errors_of_a_request_are_listed():
