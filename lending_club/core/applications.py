@@ -46,7 +46,7 @@ class RawColumns:
             return np.full(self.n, None, dtype=object)
         return np.asarray(self.columns[name], dtype=object)
 
-# %% ../../nbs/core/applications.ipynb #edb477b6
+# %% ../../nbs/core/applications.ipynb #bc148cab
 class ApplicationTable(RawColumns):
     "Applications as columns: a block of numbers, and texts by field."
 
@@ -104,15 +104,17 @@ class ApplicationTable(RawColumns):
 
     def lacking(self, names: tuple[str, ...]) -> list[list[str]]:  # for each application
         "Which of these fields each application lacks."
-        lacks = np.empty((len(names), self.n), dtype=bool)
-        numbers, texts = _kinds(names)
-        lacks[numbers] = np.isnan(self.numbers(tuple(names[i] for i in numbers)))
-        for i in texts:
-            values = self.columns.get(names[i])
-            lacks[i] = not self.stand_ins.get(names[i]) and ([not value for value in values] if values else True)
+        rows, numbers, texts, absent = _found_in_table(names, self.names)
+        gaps = [(numbers[row], i) for row, i in np.argwhere(np.isnan(self.block[rows])).tolist()]
+        everywhere = [place for place in texts if not self.columns.get(names[place]) and not self.stand_ins.get(names[place])]
+        gaps += [(place, i) for place in (*absent, *everywhere) for i in range(self.n)]
+        for place in texts:
+            values = self.columns.get(names[place])
+            if values and not self.stand_ins.get(names[place]):
+                gaps += [(place, i) for i, value in enumerate(values) if not value]
         result: list[list[str]] = [[] for _ in range(self.n)]
-        for application, field in np.argwhere(lacks.T).tolist():
-            result[application].append(names[field])
+        for place, i in sorted(gaps):
+            result[i].append(names[place])
         return result
 
 
@@ -129,10 +131,13 @@ def _found_in(names: tuple[str, ...], block: tuple[str, ...]) -> tuple[np.ndarra
 
 
 @functools.lru_cache(64)
-def _kinds(names: tuple[str, ...]) -> tuple[list[int], list[int]]:
-    "Places of the number fields among the names, and of the others."
+def _found_in_table(names: tuple[str, ...], block: tuple[str, ...]) -> tuple[np.ndarray, list[int], list[int], list[int]]:
+    "Rows of a block with the number fields among the names, and the places of these, of the text fields, and of what it lacks."
     is_number = [BY_NAME[name].kind == "number" for name in names]
-    return [i for i, own in enumerate(is_number) if own], [i for i, own in enumerate(is_number) if not own]
+    numbers = [i for i, own in enumerate(is_number) if own and names[i] in block]
+    absent = [i for i, own in enumerate(is_number) if own and names[i] not in block]
+    texts = [i for i, own in enumerate(is_number) if not own]
+    return np.array([block.index(names[i]) for i in numbers], dtype=int), numbers, texts, absent
 
 # %% ../../nbs/core/applications.ipynb #8b4aa839
 NUMBER_FIELDS = tuple(c.name for c in COLUMNS if c.at_origination and c.kind == "number")

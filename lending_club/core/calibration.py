@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from .encoding import METHODS, calibrate, calibration_signals
 from .metrics import best_f1_threshold
 
-# %% ../../nbs/core/calibration.ipynb #dd9cd913
+# %% ../../nbs/core/calibration.ipynb #e05b6ec9
 class Calibrator(BaseEstimator):
     """A map from probabilities to calibrated ones, drawn towards changing nothing.
 
@@ -37,7 +37,7 @@ class Calibrator(BaseEstimator):
         "Maximum likelihood with the prior, on probabilities `p` and outcomes `y`, both of shape (n,). Raises `ValueError`."
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        signals = calibration_signals(p, self.method).T
+        signals = np.column_stack(calibration_signals(p, self.method))
         centre = signals.mean(axis=0)  # so that the pull on the slope is none on the level, and the other way round
         signals = np.column_stack([signals - centre, np.ones(len(p))])
         y = np.asarray(y, dtype=float)

@@ -154,18 +154,18 @@ class Encoding:
             matrix[:, column] = [codes[text] for text in texts[name]]
         return matrix
 
-# %% ../../nbs/core/encoding.ipynb #d9ccc828
+# %% ../../nbs/core/encoding.ipynb #218103a0
 METHODS = ("sigmoid", "beta")
 
 
 def calibration_signals(
     p: np.ndarray,  # shape (n,), probabilities
     method: str,  # of `METHODS`
-) -> np.ndarray:  # shape (n_coefficients, n), float64
+) -> list[np.ndarray]:  # shape (n,) each, float64, one for each coefficient
     "What a calibration map is linear in."
-    p = np.clip(np.asarray(p, dtype=np.float64), 1e-7, 1 - 1e-7)
+    p = np.minimum(np.maximum(np.asarray(p, dtype=np.float64), 1e-7), 1 - 1e-7)
     bad, good = np.log(p), -np.log1p(-p)
-    return np.stack([bad, good] if method == "beta" else [bad + good])
+    return [bad, good] if method == "beta" else [bad + good]
 
 
 def calibrate(
@@ -173,7 +173,9 @@ def calibrate(
     calibration: Mapping,  # `method`, `coefficients`, `intercept`
 ) -> np.ndarray:  # shape (n,), float64
     "Calibrated probabilities."
-    z = np.asarray(calibration["coefficients"]) @ calibration_signals(p, calibration["method"]) + calibration["intercept"]
+    z = calibration["intercept"]
+    for coefficient, signal in zip(calibration["coefficients"], calibration_signals(p, calibration["method"]), strict=True):
+        z = z + coefficient * signal
     return 1 / (1 + np.exp(-z))
 
 # %% ../../nbs/core/encoding.ipynb #3012bb93

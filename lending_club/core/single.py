@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SingleApplication', 'interpolate', 'SingleEncoder']
 
-# %% ../../nbs/core/single.ipynb #27dc9b8d
+# %% ../../nbs/core/single.ipynb #36ddcd57
+import itertools
 import math
 from array import array
 from bisect import bisect_right
@@ -16,7 +17,7 @@ from .applications import ApplicationTable
 from .encoding import Encoding
 from .features import FEATURE_BY_NAME, log_money
 
-# %% ../../nbs/core/single.ipynb #a3e7480c
+# %% ../../nbs/core/single.ipynb #9ff8cf02
 class SingleApplication:
     "A table of one application, read as single values in place of arrays."
 
@@ -24,44 +25,56 @@ class SingleApplication:
         self,
         table: ApplicationTable,  # of one application
     ):
-        self._numbers = dict(zip(table.names, table.block[:, 0].tolist(), strict=True))
-        self._texts, self._stand_ins = table.columns, table.stand_ins
+        self.numbers = dict(zip(table.names, table.block[:, 0].tolist(), strict=True))
+        self.texts, self.stand_ins = table.columns, table.stand_ins
         self.made: dict = {}  # as in `RawColumns`
 
     def number(self, name: str) -> float:
         "A number field, NaN where missing."
-        return self._numbers.get(name, math.nan)
+        return self.numbers.get(name, math.nan)
 
     def text(self, name: str) -> str | None:
         "A text field, None where missing."
-        values = self._texts.get(name)
-        return (values[0] if values else None) or self._stand_ins.get(name)
+        values = self.texts.get(name)
+        return (values[0] if values else None) or self.stand_ins.get(name)
 
-# %% ../../nbs/core/single.ipynb #e89126da
+# %% ../../nbs/core/single.ipynb #0ff6b687
 def interpolate(
     x: float,
     knots: array,  # increasing
     values: array,  # at the knots
+    table: array | None = None,  # the values at whole numbers from `low` on, where they are tabulated
+    low: int = 0,
 ) -> float:
     "The piecewise linear function through the knots, flat beyond their ends."
+    if table is not None and x.is_integer():
+        return table[min(max(int(x) - low, 0), len(table) - 1)]
     right = bisect_right(knots, x)
     if right == 0:
         return values[0]
     if right == len(knots):
         return values[-1]
-    left = right - 1
-    return values[left] + (values[right] - values[left]) * (x - knots[left]) / (knots[right] - knots[left])
+    a, z = knots[right - 1], values[right - 1]
+    return z + (values[right] - z) * (x - a) / (knots[right] - a)
 
-# %% ../../nbs/core/single.ipynb #fe8534a9
+# %% ../../nbs/core/single.ipynb #0351ddc1
 class SingleEncoder:
     "Encodes one application; the same matrix as `Encoding.encode` gives."
 
     def __init__(self, encoding: Encoding):
-        self._imputed, self._flags, self._codes = encoding.imputed, encoding.flags, encoding.codes
-        self._features = [FEATURE_BY_NAME[name] for name in encoding.names]
-        self._curves = [(array("d", knots), array("d", values)) for knots, values in encoding.curves]
-        self._tables = [encoding.tables.get(i) for i in range(len(encoding.names))]
-        self._tables = [table and (table[0], array("d", table[1])) for table in self._tables]
+        self._imputed, self._flags, self._codes = encoding.imputed, encoding.flags, list(encoding.codes.items())
+        features = [FEATURE_BY_NAME[name] for name in encoding.names]
+        plain = [feature for feature in features if feature.column is not None]
+        self._derived = [feature.make for feature in features if feature.column is None]
+        self._columns = [feature.column for feature in plain]
+        self._logs = [i for i, feature in enumerate(plain) if feature.is_log]
+        made = [feature for feature in features if feature.column is None] + plain  # in the order in which they are computed
+        order = [made.index(feature) for feature in features]
+        self._order = None if order == sorted(order) else order
+        self._curves = []
+        for i, (knots, values) in enumerate(encoding.curves):
+            low, table = encoding.tables.get(i, (0, None))
+            self._curves.append((array("d", knots), array("d", values), table if table is None else array("d", table), low))
 
     def encode(
         self,
@@ -69,22 +82,16 @@ class SingleEncoder:
     ) -> np.ndarray:  # shape (1, width), float32
         "The matrix' row."
         raw = SingleApplication(table)
-        numbers = [self._number(raw, feature) for feature in self._features]
-        row = list(map(self._score, numbers, self._curves, self._tables))
+        numbers, imputed = self._features(raw), self._imputed
+        row = [interpolate(x, *curve) if x == x else imputed for x, curve in zip(numbers, self._curves, strict=True)]
         row += [numbers[i] != numbers[i] for i in self._flags]
-        row += [codes[raw.text(name)] for name, codes in self._codes.items()]
+        row += [codes[raw.text(name)] for name, codes in self._codes]
         return np.array([row], dtype=np.float32)
 
-    def _number(self, raw: SingleApplication, feature) -> float:
-        if feature.column is None:
-            return feature.make(raw)
-        value = raw.number(feature.column)
-        return log_money(value) if feature.is_log else value
-
-    def _score(self, x: float, curve: tuple, table: tuple | None) -> float:
-        if x != x:
-            return self._imputed
-        if table is not None and x.is_integer():
-            low, values = table
-            return values[min(max(int(x) - low, 0), len(values) - 1)]
-        return interpolate(x, *curve)
+    def _features(self, raw: SingleApplication) -> list[float]:
+        "The numeric features in the matrix' order."
+        plain = list(map(raw.numbers.get, self._columns, itertools.repeat(math.nan)))
+        for i in self._logs:
+            plain[i] = log_money(plain[i])
+        numbers = [make(raw) for make in self._derived] + plain
+        return numbers if self._order is None else [numbers[i] for i in self._order]
