@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py               # about ten minutes; needs wrk
     python benchmarks/serving.py --seconds 3 --rounds 1
-    python benchmarks/serving.py --before ../earlier   # beside the service of another checkout, in the same rounds
+    python benchmarks/serving.py --before ../earlier   # beside the service of another checkout, in pairs of a second or two
 
 The same champion, the default network on a small built-in sample, is served in four ways, each by one process on the
 loopback: by `lending-club serve`, by `mlflow models serve`, and by FastAPI calling mlflow.pyfunc; the fourth is a bare
@@ -222,7 +222,7 @@ def stages(scorer, applications) -> dict:
     metrics, result = Metrics(), {}
     for name, body, read in (
         ("single", json.dumps(applications[0]).encode(), read_application),
-        ("batch", json.dumps(applications).encode(), lambda b: read_json_batch(b, 10_000)),
+        ("batch", json.dumps(applications).encode(), lambda b: read_json_batch(b, 10_000).table),
     ):
         rows = read(body)
         given = scorer.score(rows)
@@ -371,13 +371,23 @@ def promotions(root: Path, settings, scorers: dict, applications: list[dict], po
     }  # fmt: skip
 
 
-def before_and_after(rounds: dict) -> dict:
-    "Throughput as a multiple of the other checkout's: the median of the rounds, in each of which the two took turns."
-    ratios = {
-        name: statistics.median(a["rps"] / b["rps"] for a, b in zip(turns["ours"], turns[BEFORE], strict=True))
-        for name, turns in rounds.items()
-    }
-    return {"throughput, times the one before": {name: round(ratio, 3) for name, ratio in ratios.items()}}
+PAIRS = 20
+
+
+def before_and_after(urls: dict, bodies: dict) -> dict:
+    "Throughput as a multiple of the other checkout's: the median of many short pairs, since a machine's speed drifts."
+    result = {}
+    for kind, path, seconds in (("single", "/predict", 1), ("batch", "/predict/batch", 2)):
+        for connections in (1, 16):
+            ratios = []
+            for pair in range(PAIRS):
+                both = ("ours", BEFORE) if pair % 2 else (BEFORE, "ours")
+                rates = {system: load(urls[system], path, bodies[kind], connections, seconds)["rps"] for system in both}
+                ratios.append(rates["ours"] / rates[BEFORE])
+            low, middle, high = (round(ratio, 3) for ratio in statistics.quantiles(ratios, n=4))
+            result[f"{kind}, {connections} connections"] = {"median": middle, "quartiles": [low, high]}
+            print("times the one before:", kind, connections, result[f"{kind}, {connections} connections"], flush=True)
+    return {"throughput, times the one before": result}
 
 
 def picture(result: dict, path: Path):
@@ -445,6 +455,9 @@ def measure(options) -> dict:
             wait_for(url, stack.enter_context(process(words[system], folders[system], log, environments[system])), log)
             started[system] = round(time.perf_counter() - start, 2)
 
+        steps = stages(scorer, applications)
+        urls = {system: f"http://127.0.0.1:{port}" for system, port in ports.items()}
+        beside = before_and_after(urls, bodies) if options.before else {}
         rounds, alone = {}, []
         for turn in range(options.rounds):
             alone.append(onnx_rows(scorer, applications))
@@ -453,11 +466,9 @@ def measure(options) -> dict:
                     for system in words:
                         path = "/invocations" if system == "mlflow" else "/predict/batch" if kind == "batch" else "/predict"
                         own = bodies[f"mlflow-{kind}" if system == "mlflow" else kind]
-                        url = f"http://127.0.0.1:{ports[system]}"
-                        cell = load(url, path, own, connections, options.seconds)
+                        cell = load(urls[system], path, own, connections, options.seconds)
                         rounds.setdefault(f"{kind}, {connections} connections", {}).setdefault(system, []).append(cell)
                         print(turn + 1, kind, connections, system, {k: round(v, 2) for k, v in cell.items()}, flush=True)
-        beside = before_and_after(rounds) if options.before else {}
         cells = {
             name: {
                 system: {unit: round(statistics.median(cell[unit] for cell in turns), 3) for unit in turns[0]}
@@ -465,10 +476,9 @@ def measure(options) -> dict:
             }
             for name, systems in rounds.items()
         }
-        client_limit = check_client(f"http://127.0.0.1:{ports['bare']}", bodies["single"], options.seconds)
-        wide = wide_batches(settings, applications, bodies["batch"], f"http://127.0.0.1:{ports['ours']}", options)
+        client_limit = check_client(urls["bare"], bodies["single"], options.seconds)
+        wide = wide_batches(settings, applications, bodies["batch"], urls["ours"], options)
         swaps = promotions(root, settings, scorers, applications, ports["ours"])
-        steps = stages(scorer, applications)
 
     one, many = cells["single, 1 connections"], cells["single, 16 connections"]
     onnx = statistics.median(alone)

@@ -25,16 +25,10 @@ from serving import load, prepare, write_bodies
 RESULTS = Path(__file__).resolve().parent / "results"
 SERVE = "import sys; from lending_club.cli import main; sys.exit(main(['serve', '--port', '{port}']))"
 BY_ARRAYS = """
-from lending_club.core.compiled import CompiledModel
+import lending_club.core.single
+from lending_club.core.applications import read_applications
 
-
-def encode(self, table):
-    from lending_club.core.features import numeric_features
-
-    return self.encoding.encode(numeric_features(table, self.encoding.names), {{n: table.text(n) for n in self.encoding.codes}})
-
-
-CompiledModel.encode = encode
+lending_club.core.single.read_one_or_many = read_applications
 """
 WAYS = {"scalar path": SERVE, "arrays": BY_ARRAYS + SERVE}
 

@@ -1,7 +1,6 @@
 """The encoding against scikit-learn, its two paths against each other, and the calibration map against its definition."""
 
 import math
-from array import array
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from lending_club.core.encoding import (
     normal_knots,
 )
 from lending_club.core.preprocess import LoanEncoder, QuantileNormal
-from lending_club.core.single import SingleEncoder, interpolate
+from lending_club.core.single import Curve, SingleApplication, SingleEncoder
 
 COLUMNS = {
     "continuous": np.random.default_rng(0).normal(size=2_000),
@@ -133,7 +132,7 @@ def test_one_application_is_encoded_as_many_are(application):
     encoding = SHOWN
     table = read_applications([application])
     together = encoding.encode(numeric_features(table, encoding.names), {name: table.text(name) for name in encoding.codes})
-    np.testing.assert_allclose(SingleEncoder(encoding).encode(table), together, atol=1e-6)
+    np.testing.assert_allclose(SingleEncoder(encoding).encode(SingleApplication(table)), together, atol=1e-6)
 
 
 SHOWN = Encoding(
@@ -156,8 +155,10 @@ SHOWN = Encoding(
 
 @given(st.floats(-10, 10))
 def test_interpolation_of_one_number(x):
-    knots, values = array("d", [-2, -1, 0, 3, 4.5]), array("d", [-3, -1, 0, 2, 2.5])
-    assert interpolate(x, knots, values) == pytest.approx(np.interp(x, knots, values), abs=1e-12)
+    knots, values = [-2, -1, 0, 3, 4.5], [-3, -1, 0, 2, 2.5]
+    curve = Curve(knots, values, [(2.0, 7.0)], missing=-9.0)
+    assert curve[x] == pytest.approx(np.interp(x, knots, values), abs=1e-12) or x == 2
+    assert (curve[2.0], curve[math.nan], len(curve)) == (7.0, -9.0, 1)  # nothing that is asked for is kept
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "beta"])
@@ -167,8 +168,10 @@ def test_the_calibration_map_is_its_definition(method):
     table = {"method": method, "coefficients": coefficients, "intercept": -0.2}
     by_hand = 1.3 * logit(p) if method == "sigmoid" else 0.9 * np.log(p) - 1.2 * np.log(1 - p)
     np.testing.assert_allclose(calibrate(p, table), expit(by_hand - 0.2), rtol=1e-12)
+    np.testing.assert_allclose([calibrate(one, table) for one in p.tolist()], calibrate(p, table), rtol=1e-12)
     assert [len(signal) for signal in calibration_signals(p, method)] == [4] * len(coefficients)
     ends = calibrate(np.array([0.0, 1.0]), table)
+    assert [calibrate(0.0, table), calibrate(1.0, table)] == pytest.approx(ends, rel=1e-12)
     assert np.isfinite(ends).all() and ends[0] < 1e-4 and ends[1] > 1 - 1e-4
 
 

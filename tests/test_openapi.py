@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
+from lending_club.core.applications import NUMBER_FIELDS
 from lending_club.core.months import month_today
 from lending_club.core.preprocess import application_frame
 from lending_club.core.schema import BY_NAME, COLUMNS, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
@@ -181,7 +182,7 @@ ODD = (
 
 def in_table(table) -> list[dict]:
     "The applications of a table, without what is missing."
-    columns = dict(zip(table.names, table.block.tolist(), strict=True)) | table.columns
+    columns = dict(zip(NUMBER_FIELDS, table.block.tolist(), strict=True)) | table.columns
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [{name: value for name, value in row.items() if value is not None and value == value} for row in rows]
 

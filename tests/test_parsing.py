@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lending_club.core.applications import ApplicationTable, RawColumns, as_applications, read_applications, table_of
+from lending_club.core.applications import (
+    NUMBER_FIELDS,
+    TEXT_FIELDS,
+    ApplicationTable,
+    RawColumns,
+    as_applications,
+    read_applications,
+    table_of,
+)
 from lending_club.core.features import (
     DERIVED,
     FEATURE_BY_NAME,
@@ -152,12 +160,13 @@ def test_dictionaries_and_tables_read_alike(applications):
 @given(st.lists(APPLICATION, min_size=1, max_size=3))
 def test_one_application_has_the_features_of_many(applications):
     table = read_applications(applications, {"issue_d": "May-2018"})
-    names = tuple(FEATURE_BY_NAME)
+    names, fields = tuple(FEATURE_BY_NAME), NUMBER_FIELDS + TEXT_FIELDS
     together = numeric_features(table, names)
     for place, application in enumerate(applications):
         single = SingleApplication(read_applications([application], {"issue_d": "May-2018"}))
         for row, feature in enumerate(NUMERIC_FEATURES):
             np.testing.assert_allclose(float(feature.make(single)), together[row, place], rtol=1e-12, equal_nan=True)
+        assert single.lacking(fields) == [table.lacking(fields)[place]] and single.ids() == [table.ids()[place]]
 
 
 def test_a_frame_and_its_applications_are_the_same_loans():

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['ExportError', 'open_graph', 'CompiledModel']
 
-# %% ../../nbs/core/compiled.ipynb #df46afd5
+# %% ../../nbs/core/compiled.ipynb #5a6dee3c
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 import lending_club
-from .applications import ApplicationTable, RawColumns, read_applications
+from .applications import RawColumns, read_applications
 from .encoding import Encoding, calibrate
 from .features import FEATURE_BY_NAME, numeric_features
-from .single import SingleEncoder
+from .single import SingleApplication, SingleEncoder, read_one_or_many
 from .text import LendingClubError, fold_spaces
 
 # %% ../../nbs/core/compiled.ipynb #890cf1f7
@@ -37,7 +37,7 @@ def open_graph(
         reason = fold_spaces(error)[:300]
         raise ExportError(f"the ONNX graph cannot be read ({reason}): register the version anew") from error
 
-# %% ../../nbs/core/compiled.ipynb #1af5a614
+# %% ../../nbs/core/compiled.ipynb #b2d18d80
 _SLICE = 512  # loans that the graph gets at once: what it makes of them stays in the processor's cache
 
 
@@ -51,7 +51,7 @@ class CompiledModel:
     ):
         _check_tables(tables)
         self.tables, self.graph, self.threshold = tables, graph, tables["threshold"]
-        self.encoding = Encoding(tables)
+        self.encoding, self.calibration = Encoding(tables), tables["calibration"]
         self._single = SingleEncoder(self.encoding)
         self._session = open_graph(graph)
         wanted = self._session.get_inputs()[0].shape[1]
@@ -71,8 +71,8 @@ class CompiledModel:
         applications: Sequence[Mapping] | RawColumns,  # raw fields by name; what is absent or None is missing
     ) -> np.ndarray:  # shape (n, width), float32 [numerics | flags | codes]
         "The network's matrix."
-        raw = read_applications(applications)
-        if raw.n == 1 and isinstance(raw, ApplicationTable):
+        raw = read_one_or_many(applications)
+        if isinstance(raw, SingleApplication):
             return self._single.encode(raw)
         return self.encoding.encode(self.features(raw), {name: raw.text(name) for name in self.encoding.codes})
 
@@ -89,8 +89,13 @@ class CompiledModel:
         applications: Sequence[Mapping] | RawColumns,  # raw fields by name; what is absent or None is missing
     ) -> np.ndarray:  # shape (n,), float64
         "Calibrated probabilities of default."
-        raw = read_applications(applications)
-        return calibrate(self.run_graph(self.encode(raw)), self.tables["calibration"]) if raw.n else np.empty(0)
+        raw = read_one_or_many(applications)
+        if not raw.n:
+            return np.empty(0)
+        p = self.run_graph(self.encode(raw))
+        if isinstance(raw, SingleApplication):
+            return np.array([calibrate(p.item(), self.calibration)])
+        return calibrate(p, self.calibration)
 
 
 def _check_tables(tables: dict):

@@ -89,7 +89,7 @@ class CategoryCodes(dict):
     def __missing__(self, value) -> float:
         return self.get(clean_category(value) or MISSING, UNSEEN)
 
-# %% ../../nbs/core/encoding.ipynb #257a8c15
+# %% ../../nbs/core/encoding.ipynb #1565d06b
 _LARGEST_TABLE = 2_048  # entries
 
 
@@ -120,6 +120,14 @@ class Encoding:
         starts = np.cumsum([0, *(len(table) for _, table in self.tables.values())], dtype=np.int64)[:-1]
         self._shift = starts[:, None] - self._low.astype(np.int64)
         self._looked_up = np.concatenate([np.empty(0), *(table for _, table in self.tables.values())]).astype(np.float32)
+
+    def whole_numbers(
+        self,
+        i: int,  # of a numeric feature
+    ) -> list[tuple[float, float]]:  # pairs of a whole number and the curve's value there; none where it is not tabulated
+        "What is tabulated of a feature."
+        low, table = self.tables.get(i, (0, np.empty(0)))
+        return [(float(x), value) for x, value in enumerate(table.tolist(), start=low)]
 
     def scores(
         self,
@@ -154,7 +162,7 @@ class Encoding:
             matrix[:, column] = [codes[text] for text in texts[name]]
         return matrix
 
-# %% ../../nbs/core/encoding.ipynb #218103a0
+# %% ../../nbs/core/encoding.ipynb #2724457a
 METHODS = ("sigmoid", "beta")
 
 
@@ -163,8 +171,10 @@ def calibration_signals(
     method: str,  # of `METHODS`
 ) -> list[np.ndarray]:  # shape (n,) each, float64, one for each coefficient
     "What a calibration map is linear in."
-    p = np.minimum(np.maximum(np.asarray(p, dtype=np.float64), 1e-7), 1 - 1e-7)
-    bad, good = np.log(p), -np.log1p(-p)
+    single = isinstance(p, float)
+    p = min(max(p, 1e-7), 1 - 1e-7) if single else np.clip(np.asarray(p, dtype=np.float64), 1e-7, 1 - 1e-7)
+    functions = math if single else np  # they have the names in common
+    bad, good = functions.log(p), -functions.log1p(-p)
     return [bad, good] if method == "beta" else [bad + good]
 
 
@@ -172,11 +182,11 @@ def calibrate(
     p: np.ndarray,  # shape (n,), the networks' mean probabilities
     calibration: Mapping,  # `method`, `coefficients`, `intercept`
 ) -> np.ndarray:  # shape (n,), float64
-    "Calibrated probabilities."
+    "Calibrated probabilities; of a single value, a single value."
     z = calibration["intercept"]
     for coefficient, signal in zip(calibration["coefficients"], calibration_signals(p, calibration["method"]), strict=True):
         z = z + coefficient * signal
-    return 1 / (1 + np.exp(-z))
+    return 1 / (1 + (math.exp(min(-z, 700.0)) if isinstance(z, float) else np.exp(-z)))
 
 # %% ../../nbs/core/encoding.ipynb #3012bb93
 @functools.cache

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['MAX_TEXT', 'ID_MINIMUM', 'ID_MAXIMUM', 'RULES', 'FIELDS', 'FieldRule', 'field_rule', 'Reason', 'read_text', 'read_id',
-           'check_columns', 'Hints', 'explain', 'explain_unknown', 'application_schema']
+           'check_texts', 'check_columns', 'Hints', 'explain', 'explain_unknown', 'application_schema']
 
-# %% ../../nbs/serving/checker.ipynb #b1ee43a4
+# %% ../../nbs/serving/checker.ipynb #55a25d28
 import numpy as np
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
-from ..core.applications import ApplicationTable, NUMBER_FIELDS, TEXT_FIELDS
+from ..core.applications import ApplicationTable, NUMBER_FIELDS, ROWS, TEXT_FIELDS
 from ..core.months import MONTH_PATTERN, month_spellings
 from ..core.schema import BY_NAME, COLUMNS, Column, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
 from ..core.text import fold_spaces, nearest_name
@@ -181,42 +181,43 @@ def _as_block(
         row[:] = numbers
     return block, wrong
 
-# %% ../../nbs/serving/checker.ipynb #5908fab6
+# %% ../../nbs/serving/checker.ipynb #9db5f7f0
 _LOW, _HIGH = np.array([(RULES[name].minimum, RULES[name].maximum) for name in NUMBER_FIELDS], dtype=float).T[:, :, None]
 _REQUIRED_NUMBERS = [name for name in NUMBER_FIELDS if RULES[name].required]
-_REQUIRED = np.array([NUMBER_FIELDS.index(name) for name in _REQUIRED_NUMBERS])
+_REQUIRED = np.array([ROWS[name] for name in _REQUIRED_NUMBERS])
 _REQUIRED_TEXTS = [name for name in TEXT_FIELDS if RULES[name].required]
 
 
-def check_columns(
-    numbers: np.ndarray | Mapping[str, Sequence],  # shape (len(NUMBER_FIELDS), n), float64, NaN where missing; or values by field
+def check_texts(
     texts: Mapping[str, Sequence],  # values by field, None where missing; absent fields are missing everywhere
     n: int,  # number of applications
-) -> tuple[ApplicationTable, dict[str, dict[int, Reason]]]:  # what cannot be used is missing; reasons by field and place
-    "Check applications."
-    block, wrong = (numbers, {}) if isinstance(numbers, np.ndarray) else _as_block(numbers, n)
-    reasons: dict[str, dict[int, Reason]] = {
-        name: dict.fromkeys(places, Reason.NOT_A_NUMBER) for name, places in wrong.items() if places
-    }
-    small, large, missing = block < _LOW, block > _HIGH, np.isnan(block[_REQUIRED])
-    for rows, out, reason in (
-        (NUMBER_FIELDS, small, Reason.TOO_SMALL),
-        (NUMBER_FIELDS, large, Reason.TOO_LARGE),
-        (_REQUIRED_NUMBERS, missing, Reason.REQUIRED),
-    ):
-        if np.count_nonzero(out):
-            _note(reasons, rows, out, reason)
-    read = {}
+) -> tuple[dict[str, Sequence], dict[str, dict[int, Reason]]]:  # in the raw file's spelling; reasons by field and place
+    "Check all fields but the numbers; what cannot be used is missing."
+    read, reasons = {}, {}
     for name, values in texts.items():
-        read[name], wrong_texts = _read_texts(RULES[name], values)
-        if wrong_texts:
-            reasons[name] = wrong_texts
+        read[name], wrong = _read_texts(RULES[name], values)
+        if wrong:
+            reasons[name] = wrong
     for name in _REQUIRED_TEXTS:
         values = read.get(name) or [None] * n
         if None in values:
             places = [place for place, value in enumerate(values) if value is None]
             reasons[name] = dict.fromkeys(places, Reason.REQUIRED) | reasons.get(name, {})
-    return ApplicationTable(NUMBER_FIELDS, block, read), reasons
+    return read, reasons
+
+
+def check_columns(
+    values: Mapping[str, Sequence],  # by field, None where missing; absent fields are missing everywhere
+    n: int,  # number of applications
+) -> tuple[ApplicationTable, dict[str, dict[int, Reason]]]:  # what cannot be used is missing; reasons by field and place
+    "Check applications."
+    block, wrong = _as_block(values, n)
+    read, reasons = check_texts({name: values[name] for name in TEXT_FIELDS if name in values}, n)
+    reasons |= {name: dict.fromkeys(places, Reason.NOT_A_NUMBER) for name, places in wrong.items() if places}
+    _note(reasons, NUMBER_FIELDS, block < _LOW, Reason.TOO_SMALL)
+    _note(reasons, NUMBER_FIELDS, block > _HIGH, Reason.TOO_LARGE)
+    _note(reasons, _REQUIRED_NUMBERS, np.isnan(block[_REQUIRED]), Reason.REQUIRED)
+    return ApplicationTable(block, read), reasons
 
 
 def _note(reasons: dict, names: Sequence[str], wrong: np.ndarray, reason: Reason):

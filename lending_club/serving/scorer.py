@@ -6,18 +6,19 @@
 __all__ = ['SERVED_FILES', 'EXAMPLE_TOLERANCE', 'LABELS', 'ServingError', 'NoChampionError', 'served_files', 'read_files',
            'check_files', 'read_examples', 'common_traits', 'check_inputs', 'Scorer']
 
-# %% ../../nbs/serving/scorer.ipynb #8c150c92
+# %% ../../nbs/serving/scorer.ipynb #0f429fb1
 import hashlib
 import json
 import lending_club
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from ..core.applications import ApplicationTable, read_applications
+from ..core.applications import ApplicationTable
 from ..core.compiled import CompiledModel, ExportError
 from ..core.encoding import feature_code
 from ..core.months import month_today
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
+from ..core.single import read_one_or_many
 from ..core.text import LendingClubError
 
 # %% ../../nbs/serving/scorer.ipynb #8b25c022
@@ -119,7 +120,7 @@ def check_inputs(
             "serve it with the version of lending-club that trained it"
         )
 
-# %% ../../nbs/serving/scorer.ipynb #4aed2a95
+# %% ../../nbs/serving/scorer.ipynb #89cdced3
 LABELS = ("Good Loan", "Bad Loan")
 
 
@@ -182,7 +183,7 @@ class Scorer:
         applications: Sequence[Mapping] | ApplicationTable,  # raw fields by name; None counts as missing
     ) -> list[dict]:  # an answer each: prediction, label, probability_of_default, threshold, model_version, imputed
         "Decide about applications."
-        raw = read_applications(applications, {"issue_d": month_today()})
+        raw = read_one_or_many(applications, {"issue_d": month_today()})
         probabilities = self._compiled.probabilities(raw)
         decisions = (probabilities >= self.threshold).astype(int).tolist()
         columns = zip(decisions, probabilities.tolist(), raw.lacking(self._always_present), strict=True)
