@@ -29,6 +29,9 @@ import lending_club.core.single
 from lending_club.core.applications import read_applications
 
 lending_club.core.single.read_one_or_many = read_applications
+import lending_club.core.compiled
+
+lending_club.core.compiled._FEW = 0
 """
 WAYS = {"scalar path": SERVE, "arrays": BY_ARRAYS + SERVE}
 

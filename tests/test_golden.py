@@ -38,6 +38,8 @@ def test_an_earlier_release_keeps_its_pds(release):
     alone = [scorer.score([application])[0]["probability_of_default"] for application in applications]
     np.testing.assert_allclose(together, pds, rtol=0, atol=1e-6)
     np.testing.assert_allclose(alone, pds, rtol=0, atol=1e-6)
+    threes = [scorer.score(applications[i : i + 3]) for i in range(0, len(applications), 3)]
+    np.testing.assert_allclose([a["probability_of_default"] for own in threes for a in own], pds, rtol=0, atol=1e-6)
     assert len(pds) > 50 and np.ptp(pds) > 0.3, "the applications do not differ enough to show anything"
 
 

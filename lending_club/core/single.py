@@ -18,16 +18,17 @@ from .applications import ApplicationTable, ROWS, RawColumns, read_applications
 from .encoding import Encoding
 from .features import FEATURE_BY_NAME, log_money
 
-# %% ../../nbs/core/single.ipynb #787a59f5
+# %% ../../nbs/core/single.ipynb #aed4748b
 class SingleApplication(RawColumns):
-    "A table of one application, read as single values in place of arrays."
+    "One application of a table, read as single values in place of arrays."
 
     def __init__(
         self,
-        table: ApplicationTable,  # of one application
+        table: ApplicationTable,
+        place: int = 0,  # of the application in the table
     ):
         super().__init__(table.columns, 1)
-        self.values, self.stand_ins = table.block[:, 0].tolist(), table.stand_ins
+        self.values, self.place, self.stand_ins = table.block[:, place].tolist(), place, table.stand_ins
 
     def number(self, name: str) -> float:
         "A number field, NaN where missing."
@@ -36,11 +37,12 @@ class SingleApplication(RawColumns):
     def text(self, name: str) -> str | None:
         "A text field, None where missing."
         values = self.columns.get(name)
-        return (values[0] if values else None) or self.stand_ins.get(name)
+        return (values[self.place] if values else None) or self.stand_ins.get(name)
 
     def ids(self) -> list:
         "The application's own id, None where it has none."
-        return list(self.columns.get("id") or [None])
+        values = self.columns.get("id")
+        return [values[self.place] if values else None]
 
     def lacking(self, names: tuple[str, ...]) -> list[list[str]]:  # one list
         "Which of these fields the application lacks."
