@@ -463,7 +463,7 @@ def measure(options) -> dict:
             alone.append(onnx_rows(scorer, applications))
             for kind in ("single", "batch"):
                 for connections in (1, 16):
-                    for system in words:
+                    for system in NAMES:
                         path = "/invocations" if system == "mlflow" else "/predict/batch" if kind == "batch" else "/predict"
                         own = bodies[f"mlflow-{kind}" if system == "mlflow" else kind]
                         cell = load(urls[system], path, own, connections, options.seconds)
