@@ -5,8 +5,8 @@
 
 The same champion is served twice, each by one process on the loopback: by `lending-club serve`, and by the same with requests
 of one application going through arrays as batches do. One connection asks without pause, the two servers in turn; medians of
-several rounds. The scalar path stays as long as it makes /predict at least 1.3 times faster. Writes
-benchmarks/results/single.json.
+several rounds. The scalar path stays as long as it makes /predict at least 1.3 times faster. Groups of one to eight applications
+are scored both ways without HTTP, which gives `FEW`. Writes benchmarks/results/single.json.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, chdir
 from pathlib import Path
 
@@ -24,24 +25,39 @@ from serving import load, prepare, write_bodies
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SERVE = "import sys; from lending_club.cli import main; sys.exit(main(['serve', '--port', '{port}']))"
-BY_ARRAYS = """
-import lending_club.core.single
-from lending_club.core.applications import read_applications
-
-lending_club.core.single.read_one_or_many = read_applications
-import lending_club.core.compiled
-
-lending_club.core.compiled._FEW = 0
-"""
+BY_ARRAYS = "import lending_club.core.single; lending_club.core.single.FEW = 0; "
 WAYS = {"scalar path": SERVE, "arrays": BY_ARRAYS + SERVE}
 
 
+GROUPS = range(1, 9)
+
+
+def groups(scorer, applications: list[dict]) -> dict:
+    "Microseconds to score a few applications at once, without HTTP: one by one, and as arrays."
+    from lending_club.core import single
+    from lending_club.core.applications import table_of
+
+    usual, result = single.FEW, {}
+    for n in GROUPS:
+        table, times = table_of(applications[:n]), {"one by one": [], "arrays": []}
+        for _ in range(300):
+            for way, few in zip(times, (n, 0), strict=True):
+                single.FEW = few
+                start = time.perf_counter()
+                scorer.score(table)
+                times[way].append(1e6 * (time.perf_counter() - start))
+        result[n] = {way: round(statistics.median(own)) for way, own in times.items()}
+    single.FEW = usual
+    return result
+
+
 def measure(options) -> dict:
-    "Requests a second of both ways, and their ratio in each round."
+    "Requests a second of both ways, and their ratio in each round; then groups of applications."
     with tempfile.TemporaryDirectory(prefix="lending-club-single-") as folder, ExitStack() as stack:
         root = Path(folder)
         stack.enter_context(chdir(root))
-        settings, _, applications, columns = prepare(root, options)
+        settings, scorers, applications, columns = prepare(root, options)
+        few = groups(next(iter(scorers.values())), applications)
         bodies = write_bodies(root, applications, columns)["single"]
         environment = os.environ | {"MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri, "OMP_NUM_THREADS": "1"}
         urls = {}
@@ -60,6 +76,7 @@ def measure(options) -> dict:
     return {
         "requests a second, 1 connection": {way: round(statistics.median(own)) for way, own in rates.items()},
         "scalar path, times faster": round(statistics.median(ratios), 2),
+        "microseconds to score a group": few,
         "by round": [round(ratio, 2) for ratio in ratios],
         "setting": {"seconds a cell": options.seconds, "rounds": options.rounds, "client": "wrk, one thread"},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},

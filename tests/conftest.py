@@ -149,7 +149,7 @@ def real_data() -> Path:
     named = os.environ.get("LENDING_CLUB_REAL_DATA")
     folder = Path(named) if named else REPO.parent / "shared" / "data"
     absent = [name for name in REAL_FILES if not (folder / name).is_file()]
-    if len(absent) == len(REAL_FILES) and not named:
+    if not folder.is_dir() and not named:
         skip_without("loans", f"no real loans in {folder}; LENDING_CLUB_REAL_DATA names another folder")
     assert not absent, f"{folder} lacks {' and '.join(absent)}: put it there, or let LENDING_CLUB_REAL_DATA name another folder"
     return folder

@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 import pytest
+import rtdl_num_embeddings
+import tabm
 import torch
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -66,9 +68,8 @@ BINS = quantile_bins(np.random.default_rng(0).normal(size=(500, 3)), 8)
 
 
 def test_the_embedding_is_the_authors_piecewise_linear_one():
-    rtdl = pytest.importorskip("rtdl_num_embeddings")
     edges = [torch.tensor(own, dtype=torch.float32) for own in BINS]
-    theirs = rtdl.PiecewiseLinearEmbeddings(edges, 5, activation=False, version="B")
+    theirs = rtdl_num_embeddings.PiecewiseLinearEmbeddings(edges, 5, activation=False, version="B")
     ours = NumericEmbedding(BINS, 5)
     with torch.no_grad():
         theirs.linear.weight.normal_()  # zero at first: without this, only the linear part would be compared
@@ -83,7 +84,6 @@ def test_the_embedding_is_the_authors_piecewise_linear_one():
 
 
 def test_a_members_layer_is_the_authors_batch_ensemble():
-    tabm = pytest.importorskip("tabm")
     torch.manual_seed(0)
     theirs = tabm.LinearBatchEnsemble(6, 4, k=3, scaling_init="normal")
     ours = MemberLinear(6, 4, k=3)
@@ -99,11 +99,10 @@ def test_a_members_layer_is_the_authors_batch_ensemble():
 
 
 def test_the_networks_body_is_the_authors_tabm():
-    tabm, rtdl = pytest.importorskip("tabm"), pytest.importorskip("rtdl_num_embeddings")
     torch.manual_seed(0)
     ours = LoanTabM({"n_numeric": 3, "n_flags": 0, "cardinalities": [], "bins": BINS}, k=4, width=8, blocks=2, embedding=5).eval()
     edges = [torch.tensor(own, dtype=torch.float32) for own in BINS]
-    embeddings = rtdl.PiecewiseLinearEmbeddings(edges, 5, activation=False, version="B")
+    embeddings = rtdl_num_embeddings.PiecewiseLinearEmbeddings(edges, 5, activation=False, version="B")
     own = {"n_num_features": 3, "num_embeddings": embeddings, "d_out": 1}
     theirs = tabm.TabM.make(**own, k=4, n_blocks=2, d_block=8, dropout=0.0).eval()
     with torch.no_grad():

@@ -248,6 +248,16 @@ def test_a_batch_names_places():
     assert partial.refused[2].refusal["errors"] == [{"index": 2, "message": str(partial.refused[2])}]
 
 
+def test_what_is_right_as_it_stands_is_read_once(monkeypatch):
+    from lending_club.serving import requests
+
+    monkeypatch.setattr(requests, "_from_json", None)  # the general reader
+    one = EXAMPLE_APPLICATION | {"emp_title": "a: b", "dti": None}
+    assert read_application(json.dumps(EXAMPLE_APPLICATION).encode()).n == 1
+    assert read_application(json.dumps(one).encode()).n == 1
+    assert read_json_batch(json.dumps([one, EXAMPLE_APPLICATION, SMALLEST]).encode(), 10).table.n == 3
+
+
 def test_a_batch_has_a_limit():
     assert read_json_batch(body(SMALLEST, SMALLEST), 2).table.n == 2
     for given in (body(SMALLEST, SMALLEST, SMALLEST), body({}, 1, 2)):

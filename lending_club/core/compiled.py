@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['ExportError', 'open_graph', 'CompiledModel']
 
-# %% ../../nbs/core/compiled.ipynb #f8ef4aba
+# %% ../../nbs/core/compiled.ipynb #87e5e9ff
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 import lending_club
-from .applications import ApplicationTable, RawColumns, read_applications
+from .applications import RawColumns, read_applications
 from .encoding import Encoding, calibrate
 from .features import FEATURE_BY_NAME, numeric_features
-from .single import SingleApplication, SingleEncoder, read_one_or_many
+from .single import SingleApplication, SingleEncoder, goes_one_by_one, read_one_or_many
 from .text import LendingClubError, fold_spaces
 
 # %% ../../nbs/core/compiled.ipynb #890cf1f7
@@ -37,8 +37,7 @@ def open_graph(
         reason = fold_spaces(error)[:300]
         raise ExportError(f"the ONNX graph cannot be read ({reason}): register the version anew") from error
 
-# %% ../../nbs/core/compiled.ipynb #af3361a1
-_FEW = 5  # applications that are encoded one by one in less time than together
+# %% ../../nbs/core/compiled.ipynb #0c983a8d
 _SLICE = 512  # loans that the graph gets at once: what it makes of them stays in the processor's cache
 
 
@@ -73,10 +72,8 @@ class CompiledModel:
     ) -> np.ndarray:  # shape (n, width), float32 [numerics | flags | codes]
         "The network's matrix."
         raw = read_one_or_many(applications)
-        if isinstance(raw, SingleApplication):
+        if goes_one_by_one(raw):
             return self._single.encode(raw)
-        if isinstance(raw, ApplicationTable) and 0 < raw.n <= _FEW:
-            return np.concatenate([self._single.encode(SingleApplication(raw, place)) for place in range(raw.n)])
         return self.encoding.encode(self.features(raw), {name: raw.text(name) for name in self.encoding.codes})
 
     def run_graph(

@@ -162,31 +162,33 @@ class Encoding:
             matrix[:, column] = [codes[text] for text in texts[name]]
         return matrix
 
-# %% ../../nbs/core/encoding.ipynb #2724457a
+# %% ../../nbs/core/encoding.ipynb #31bf2056
 METHODS = ("sigmoid", "beta")
+_SURE = 1e-7  # distance to 0 and 1 that a probability keeps, so that its logarithm is finite
+_LARGEST_EXPONENT = 700.0  # math.exp overflows at 710, where np.exp gives infinity
 
 
 def calibration_signals(
-    p: np.ndarray,  # shape (n,), probabilities
+    p: np.ndarray,  # shape (n,), probabilities; or a single one
     method: str,  # of `METHODS`
 ) -> list[np.ndarray]:  # shape (n,) each, float64, one for each coefficient
     "What a calibration map is linear in."
     single = isinstance(p, float)
-    p = min(max(p, 1e-7), 1 - 1e-7) if single else np.clip(np.asarray(p, dtype=np.float64), 1e-7, 1 - 1e-7)
+    p = min(max(p, _SURE), 1 - _SURE) if single else np.clip(np.asarray(p, dtype=np.float64), _SURE, 1 - _SURE)
     functions = math if single else np  # they have the names in common
     bad, good = functions.log(p), -functions.log1p(-p)
     return [bad, good] if method == "beta" else [bad + good]
 
 
 def calibrate(
-    p: np.ndarray,  # shape (n,), the networks' mean probabilities
+    p: np.ndarray,  # shape (n,), the networks' mean probabilities; or a single one
     calibration: Mapping,  # `method`, `coefficients`, `intercept`
-) -> np.ndarray:  # shape (n,), float64
-    "Calibrated probabilities; of a single value, a single value."
+) -> np.ndarray:  # shape (n,), float64; of a single one, a float
+    "Calibrated probabilities."
     z = calibration["intercept"]
     for coefficient, signal in zip(calibration["coefficients"], calibration_signals(p, calibration["method"]), strict=True):
         z = z + coefficient * signal
-    return 1 / (1 + (math.exp(min(-z, 700.0)) if isinstance(z, float) else np.exp(-z)))
+    return 1 / (1 + (math.exp(min(-z, _LARGEST_EXPONENT)) if isinstance(z, float) else np.exp(-z)))
 
 # %% ../../nbs/core/encoding.ipynb #3012bb93
 @functools.cache

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DERIVED', 'NUMERIC_FEATURES', 'FEATURE_BY_NAME', 'is_joint', 'joint_or_own', 'income', 'dti_combined', 'ratio',
-           'log_money', 'annuity', 'term_months', 'installment', 'payment_to_income', 'Feature', 'numeric_features',
-           'category_features', 'clean_category', 'derive', 'columns_read']
+           'log_money', 'annuity', 'term_months', 'installment', 'payment_to_income', 'Feature', 'feature_plan',
+           'numeric_features', 'category_features', 'clean_category', 'derive', 'columns_read']
 
 # %% ../../nbs/core/features.ipynb #69696f58
 import functools
@@ -190,9 +190,9 @@ NUMERIC_FEATURES: tuple[Feature, ...] = DERIVED + tuple(
 )
 FEATURE_BY_NAME = {feature.name: feature for feature in NUMERIC_FEATURES}
 
-# %% ../../nbs/core/features.ipynb #8c4e8164
+# %% ../../nbs/core/features.ipynb #38ece346
 @functools.lru_cache(64)
-def _plan(names: tuple[str, ...]) -> tuple[list, list[int], tuple[str, ...], np.ndarray]:
+def feature_plan(names: tuple[str, ...]) -> tuple[list, list[int], tuple[str, ...], np.ndarray]:
     "Rows and functions of the derived features; rows and columns of the plain ones, and which of these are logarithms."
     features = [FEATURE_BY_NAME[name] for name in names]
     derived = [(row, feature.make) for row, feature in enumerate(features) if feature.column is None]
@@ -206,7 +206,7 @@ def numeric_features(
     names: tuple[str, ...],  # of `NUMERIC_FEATURES`
 ) -> np.ndarray:  # shape (len(names), n), float64, NaN where missing
     "These numeric features of `raw`, a row each."
-    derived, rows, columns, logs = _plan(names)
+    derived, rows, columns, logs = feature_plan(names)
     block = np.empty((len(names), raw.n))
     with np.errstate(all="ignore"):  # an income of next to nothing makes a ratio infinite, which is as good as large
         for row, make in derived:

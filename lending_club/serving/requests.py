@@ -37,7 +37,7 @@ class RequestError(LendingClubError):
         "What is answered."
         return {"detail": str(self), **({"errors": self.errors} if self.errors else {})}
 
-# %% ../../nbs/serving/requests.ipynb #78418123
+# %% ../../nbs/serving/requests.ipynb #80e2e198
 def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, what stands for an absent field
     "A field of `_Row`."
     if rule.kind == "number":
@@ -85,7 +85,7 @@ def _columns_of(
 
 
 def _columns_of_one(row) -> tuple[np.ndarray, dict[str, Sequence], int]:  # as `_columns_of` gives them
-    "A single row as columns, in a quarter of the time."
+    "A single row as columns, without arrays of one value."
     cells = msgspec.structs.astuple(row)
     try:
         packed = _pack(*cells[:_N])
