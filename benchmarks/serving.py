@@ -137,7 +137,8 @@ def load(url: str, path: str, bodies: Path, connections: int, seconds: float) ->
     words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", script, url]
     output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     requests, duration, p50, p99, errors = map(float, re.search(r"RESULT (.+)", output)[1].split())
-    return {"rps": requests / duration * 1e6, "p50 ms": p50 / 1e3, "p99 ms": p99 / 1e3, "errors": int(errors)}
+    rates = {"rps": requests / duration * 1e6, "p50 ms": p50 / 1e3, "p99 ms": p99 / 1e3}
+    return {"requests": requests, **rates, "errors": int(errors)}
 
 
 def check_client(url: str, bodies: Path, seconds: float) -> float:
@@ -371,23 +372,39 @@ def promotions(root: Path, settings, scorers: dict, applications: list[dict], po
     }  # fmt: skip
 
 
-PAIRS = 20
+PAIRS = 40
 
 
-def before_and_after(urls: dict, bodies: dict) -> dict:
-    "Throughput as a multiple of the other checkout's: the median of many short pairs, since a machine's speed drifts."
+def processor_seconds(pid: int) -> float:
+    "What a process has used of the processor; Linux only."
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def before_and_after(urls: dict, bodies: dict, pids: dict) -> dict:
+    """Requests a second, and requests a second of processor time, as multiples of the other checkout's.
+
+    Medians of many short pairs, since a shared machine's speed drifts; processor time leaves out what others take."""
     result = {}
     for kind, path, seconds in (("single", "/predict", 1), ("batch", "/predict/batch", 2)):
         for connections in (1, 16):
-            ratios = []
+            ratios: dict = {"throughput": [], "of processor time": []}
             for pair in range(PAIRS):
-                both = ("ours", BEFORE) if pair % 2 else (BEFORE, "ours")
-                rates = {system: load(urls[system], path, bodies[kind], connections, seconds)["rps"] for system in both}
-                ratios.append(rates["ours"] / rates[BEFORE])
-            low, middle, high = (round(ratio, 3) for ratio in statistics.quantiles(ratios, n=4))
-            result[f"{kind}, {connections} connections"] = {"median": middle, "quartiles": [low, high]}
-            print("times the one before:", kind, connections, result[f"{kind}, {connections} connections"], flush=True)
-    return {"throughput, times the one before": result}
+                both, rates, efforts = ("ours", BEFORE) if pair % 2 else (BEFORE, "ours"), {}, {}
+                for system in both:
+                    used = processor_seconds(pids[system])
+                    cell = load(urls[system], path, bodies[kind], connections, seconds)
+                    rates[system] = cell["rps"]
+                    efforts[system] = cell["requests"] / (processor_seconds(pids[system]) - used)
+                for measure, values in zip(ratios, (rates, efforts), strict=True):
+                    ratios[measure].append(values["ours"] / values[BEFORE])
+            name = f"{kind}, {connections} connections"
+            result[name] = {}
+            for measure, own in ratios.items():
+                low, middle, high = (round(ratio, 3) for ratio in statistics.quantiles(own, n=4))
+                result[name][measure] = {"median": middle, "quartiles": [low, high]}
+            print("times the one before:", name, result[name], flush=True)
+    return {"times the one before": result}
 
 
 def picture(result: dict, path: Path):
@@ -447,17 +464,19 @@ def measure(options) -> dict:
             ports[BEFORE], ready[BEFORE], folders[BEFORE] = free_port(), "/ready", root / BEFORE
             words[BEFORE] = [sys.executable, "-c", CLI, "serve", "--port", ports[BEFORE]]
             environments[BEFORE] = prepare_before(options.before.resolve(), folders[BEFORE], options)
-        started = {}
+        started, pids = {}, {}
         for system in words:
             start = time.perf_counter()
             url = f"http://127.0.0.1:{ports[system]}{ready[system]}"
             log = root / f"{system}.log"
-            wait_for(url, stack.enter_context(process(words[system], folders[system], log, environments[system])), log)
+            running = stack.enter_context(process(words[system], folders[system], log, environments[system]))
+            pids[system] = running.pid
+            wait_for(url, running, log)
             started[system] = round(time.perf_counter() - start, 2)
 
         steps = stages(scorer, applications)
         urls = {system: f"http://127.0.0.1:{port}" for system, port in ports.items()}
-        beside = before_and_after(urls, bodies) if options.before else {}
+        beside = before_and_after(urls, bodies, pids) if options.before else {}
         rounds, alone = {}, []
         for turn in range(options.rounds):
             alone.append(onnx_rows(scorer, applications))
