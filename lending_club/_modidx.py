@@ -775,8 +775,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'lending_club/core/single.py'),
                                           'lending_club.core.single.SingleApplication.__init__': ( 'core/single.html#singleapplication.__init__',
                                                                                                    'lending_club/core/single.py'),
-                                          'lending_club.core.single.SingleApplication._lacks': ( 'core/single.html#singleapplication._lacks',
-                                                                                                 'lending_club/core/single.py'),
                                           'lending_club.core.single.SingleApplication.ids': ( 'core/single.html#singleapplication.ids',
                                                                                               'lending_club/core/single.py'),
                                           'lending_club.core.single.SingleApplication.lacking': ( 'core/single.html#singleapplication.lacking',

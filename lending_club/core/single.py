@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FEW', 'SingleApplication', 'goes_one_by_one', 'read_one_or_many', 'Curve', 'SingleEncoder']
 
-# %% ../../nbs/core/single.ipynb #c8359e85
+# %% ../../nbs/core/single.ipynb #c304c877
 import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from operator import getitem
+from struct import Struct
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .applications import ApplicationTable, ROWS, RawColumns, read_applications
 from .encoding import Encoding
 from .features import feature_plan, log_money
 
-# %% ../../nbs/core/single.ipynb #7f1aa724
+# %% ../../nbs/core/single.ipynb #ba9dce93
 class SingleApplication(RawColumns):
     "One application of a table, read as single values in place of arrays."
 
@@ -46,10 +47,8 @@ class SingleApplication(RawColumns):
 
     def lacking(self, names: tuple[str, ...]) -> list[list[str]]:  # one list
         "Which of these fields the application lacks."
-        return [[name for name in names if self._lacks(name)]]
-
-    def _lacks(self, name: str) -> bool:
-        return math.isnan(self.values[ROWS[name]]) if name in ROWS else not self.text(name)
+        values, text = self.values, self.text
+        return [[name for name in names if ((x := values[ROWS[name]]) != x if name in ROWS else not text(name))]]
 
 
 FEW = 5  # applications that are encoded in less time one by one than as arrays
@@ -91,14 +90,17 @@ class Curve(dict):
             return z + (values[right] - z) * (x - a) / (knots[right] - a)
         return values[right and -1]
 
-# %% ../../nbs/core/single.ipynb #46c20ee8
+# %% ../../nbs/core/single.ipynb #389cee42
 class SingleEncoder:
     "Encodes one application; the same matrix as `Encoding.encode` gives."
 
     def __init__(self, encoding: Encoding):
         self._flags, self._codes = encoding.flags, list(encoding.codes.items())
-        self._derived, self._plain, columns, logs = feature_plan(encoding.names)
-        self._rows, self._logs = [ROWS[column] for column in columns], logs.tolist()
+        self._derived, plain, columns, logs = feature_plan(encoding.names)
+        self._rows, self._logs = [0] * len(encoding.names), [plain[i] for i in logs]
+        for place, column in zip(plain, columns, strict=True):
+            self._rows[place] = ROWS[column]
+        self._pack = Struct(f"{encoding.width}f").pack
         self._curves = [Curve(*curve, encoding.whole_numbers(i), encoding.imputed) for i, curve in enumerate(encoding.curves)]
 
     def encode(
@@ -107,26 +109,20 @@ class SingleEncoder:
     ) -> np.ndarray:  # shape (n, width), float32
         "The matrix."
         each = [raw] if isinstance(raw, SingleApplication) else [SingleApplication(raw, place) for place in range(raw.n)]
-        cells = array("f")
-        for one in each:
-            cells.extend(self._row(one))
-        return np.frombuffer(cells, dtype=np.float32).reshape(len(each), -1)
+        return np.frombuffer(b"".join(map(self._row, each)), dtype=np.float32).reshape(len(each), -1)
 
-    def _row(self, raw: SingleApplication) -> list[float]:
+    def _row(self, raw: SingleApplication) -> bytes:
         numbers = self._features(raw)
         row = list(map(getitem, self._curves, numbers))
         row += [numbers[i] != numbers[i] for i in self._flags]
         row += [codes[raw.text(name)] for name, codes in self._codes]
-        return row
+        return self._pack(*row)
 
     def _features(self, raw: SingleApplication) -> list[float]:
         "The numeric features in the matrix' order, as `numeric_features` makes them of arrays."
-        plain = list(map(raw.values.__getitem__, self._rows))
-        for i in self._logs:
-            plain[i] = log_money(plain[i])
-        numbers = [math.nan] * len(self._curves)
+        numbers = list(map(raw.values.__getitem__, self._rows))
+        for place in self._logs:
+            numbers[place] = log_money(numbers[place])
         for place, make in self._derived:
             numbers[place] = make(raw)
-        for place, value in zip(self._plain, plain, strict=True):
-            numbers[place] = value
         return numbers

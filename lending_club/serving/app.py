@@ -31,7 +31,7 @@ from .observability import Metrics
 from .requests import Batch, RequestError, read_application, read_csv_batch, read_json_batch
 from .webhook import WebhookError, check_webhook
 
-# %% ../../nbs/serving/app.ipynb #21f02005
+# %% ../../nbs/serving/app.ipynb #703c7e8b
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
 _CSV_TYPES = ("text/csv", "application/csv")
 
@@ -46,7 +46,7 @@ def _is_csv(
         raise RequestError(415, f"the content encoding is {encoding[:50]!r}; send the body as it is, not compressed")
     content_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
     content_type = content_type.strip()
-    charset = re.search(r"charset\s*=\s*\"?([^\s;\"]*)", parameters)
+    charset = re.search(r"charset\s*=\s*\"?([^\s;\"]*)", parameters) if parameters else None
     if charset and charset[1] not in ("utf-8", "utf8", "us-ascii"):
         raise RequestError(415, f"the charset is {charset[1][:50]!r}; send UTF-8")
     if csv_too and content_type in _CSV_TYPES:

@@ -112,14 +112,17 @@ def read_id(value: Any) -> "str | int | Reason":
         return value
     return Reason.TOO_SMALL if value < 0 else Reason.TOO_LARGE
 
-# %% ../../nbs/serving/checker.ipynb #c964fbca
+# %% ../../nbs/serving/checker.ipynb #eb193a04
 _NUMBER_TYPES, _TEXT_TYPES = {int, float, type(None)}, {str, type(None)}
 
 
 def _fit_as_they_are(rule: FieldRule, values: Sequence) -> bool:
     "A quick test that most columns pass; what does not is read value by value."
     if rule.spellings:
-        return rule.as_in_file.issuperset(values)
+        try:
+            return rule.as_in_file.issuperset(values)
+        except TypeError:  # a list or an object among them
+            return False
     types = set(map(type, values))
     if types == {int} and rule.kind == "id":
         return ID_MINIMUM <= min(values) and max(values) <= ID_MAXIMUM
@@ -129,8 +132,6 @@ def _fit_as_they_are(rule: FieldRule, values: Sequence) -> bool:
 def _read_texts(rule: FieldRule, values: Sequence) -> tuple[Sequence, dict[int, Reason]]:
     "A text column in the raw file's spelling, and the reason for each place that cannot be used."
     try:
-        if _fit_as_they_are(rule, values):
-            return values, {}
         distinct = set(values) if rule.spellings else None  # texts only: of ids, True would pass for 1
     except TypeError:  # a list or an object among them
         distinct = None
@@ -181,7 +182,7 @@ def _as_block(
         row[:] = numbers
     return block, wrong
 
-# %% ../../nbs/serving/checker.ipynb #9db5f7f0
+# %% ../../nbs/serving/checker.ipynb #49155248
 _LOW, _HIGH = np.array([(RULES[name].minimum, RULES[name].maximum) for name in NUMBER_FIELDS], dtype=float).T[:, :, None]
 _REQUIRED_NUMBERS = [name for name in NUMBER_FIELDS if RULES[name].required]
 _REQUIRED = np.array([ROWS[name] for name in _REQUIRED_NUMBERS])
@@ -193,11 +194,13 @@ def check_texts(
     n: int,  # number of applications
 ) -> tuple[dict[str, Sequence], dict[str, dict[int, Reason]]]:  # in the raw file's spelling; reasons by field and place
     "Check all fields but the numbers; what cannot be used is missing."
-    read, reasons = {}, {}
+    read, reasons = dict(texts), {}
     for name, values in texts.items():
-        read[name], wrong = _read_texts(RULES[name], values)
-        if wrong:
-            reasons[name] = wrong
+        rule = RULES[name]
+        if not _fit_as_they_are(rule, values):
+            read[name], wrong = _read_texts(rule, values)
+            if wrong:
+                reasons[name] = wrong
     for name in _REQUIRED_TEXTS:
         values = read.get(name) or [None] * n
         if None in values:
