@@ -53,7 +53,7 @@ def imputable_features(
 
     return [name for name, share in features.items() if share >= SHARE_PRESENT and meaningless(name)]
 
-# %% ../../nbs/core/imputation_fit.ipynb #31ff6015
+# %% ../../nbs/core/imputation_fit.ipynb #d82b460c
 class CautionSearch:
     "Looks for the caution of each field."
 
@@ -70,16 +70,16 @@ class CautionSearch:
         self.encoding, self.classifier, self.tolerance, self.share = Encoding(encoder.tables_), classifier, tolerance, share
         self.columns = {name: loans[name].to_numpy() for name in columns if name in loans}
         self.n, self.names, self.imputable = len(loans), self.encoding.names, imputable
-        self.numbers, self.matrix = self._without(None)
+        self.numbers, self.matrix = self._without()
         self.p = classifier.predict_proba(self.matrix)[:, 1]
         mean, precision = encoder.moments_
         direction = risk_direction(self.matrix, logit(self.p.clip(1e-6, 1 - 1e-6)), len(self.names))
         self.table = {"mean": mean.round(5).tolist(), "precision": precision.round(4).tolist(),
                       "direction": direction.round(5).tolist()}  # fmt: skip
 
-    def _without(self, field: str | None) -> tuple[np.ndarray, np.ndarray]:
-        "Numeric features and matrix of the loans without a field."
-        raw = RawColumns({name: values for name, values in self.columns.items() if name != field}, self.n)
+    def _without(self, *fields: str) -> tuple[np.ndarray, np.ndarray]:
+        "Numeric features and matrix of the loans without some fields."
+        raw = RawColumns({name: values for name, values in self.columns.items() if name not in fields}, self.n)
         numbers = self.encoding.features(raw)
         return numbers, self.encoding.encode(numbers, {name: raw.text(name) for name in self.encoding.codes})
 
@@ -88,9 +88,9 @@ class CautionSearch:
         p = self.classifier.predict_proba(matrix)[:, 1]
         return float(np.mean(self.p - p <= self.tolerance)), float(p.mean())
 
-    def number(self, field: str) -> tuple[dict[str, float], float]:  # strength by feature; share that does not gain
-        "The least caution for a number field."
-        numbers, matrix = self._without(field)
+    def number(self, *fields: str) -> tuple[dict[str, float], float]:  # strength by feature; share that does not gain
+        "The least caution for a number field, or for several that are left out together."
+        numbers, matrix = self._without(*fields)
         gone = np.isnan(numbers).mean(axis=1) - np.isnan(self.numbers).mean(axis=1) > 0.5
         rows = [row for row in np.flatnonzero(gone) if self.names[row] in self.imputable]
         if not rows:
@@ -143,7 +143,7 @@ class CautionSearch:
         best = min(safe, key=safe.get) if safe else max(tried, key=lambda category: tried[category][0])
         return best, tried[best][0]
 
-# %% ../../nbs/core/imputation_fit.ipynb #9a9782f6
+# %% ../../nbs/core/imputation_fit.ipynb #6294298b
 def fit_imputation(
     builder,  # a fitted `FeatureBuilder`
     encoder,  # a fitted `LoanEncoder`, without imputation
@@ -160,18 +160,26 @@ def fit_imputation(
     free = {*REQUIRED_IN_APPLICATION, "issue_d"}  # required, or today's month stands in
     fields = [n for n, share in builder.coverage_.items() if share >= SHARE_PRESENT and n in used and n not in free]
     table, rows = search.table | {"strength": {}, "field": {}, "categories": {}}, {}
+
+    def add(*own: str):
+        strengths, share = search.number(*own)
+        rows[" and ".join(own)] = {"counts as": _in_words(strengths), "share that does not gain": share}
+        for name, strength in strengths.items():
+            table["strength"][name] = max(abs(strength), table["strength"].get(name, 0.0))
+            table["field"].setdefault(name, own[0])
+            if strength < 0:
+                table["direction"][encoder.numeric_.index(name)] *= -1  # its risk rises to the other side
+
     for field in tqdm(fields, desc="imputation", unit=" fields", delay=2):
         if field in search.encoding.codes:
             table["categories"][field], share = search.category(field)
             rows[field] = {"counts as": table["categories"][field], "share that does not gain": share}
-            continue
-        strengths, share = search.number(field)
-        rows[field] = {"counts as": _in_words(strengths), "share that does not gain": share}
-        for name, strength in strengths.items():
-            table["strength"][name] = max(abs(strength), table["strength"].get(name, 0.0))
-            table["field"].setdefault(name, field)
-            if strength < 0:
-                table["direction"][encoder.numeric_.index(name)] *= -1  # its risk rises to the other side
+        else:
+            add(field)
+    left = [name for name in search.imputable if name not in table["strength"]]
+    together = {tuple(field for field in fields if field in columns_read([name])) for name in left}
+    for own in sorted(own for own in together if len(own) > 1):  # they stand in for each other, as grade and sub-grade do
+        add(*own)
     return table, pd.DataFrame.from_dict(rows, orient="index")
 
 
