@@ -182,7 +182,7 @@ class Encoding:
             matrix[:, column] = [codes[text] for text in texts[name]]
         return matrix
 
-# %% ../../nbs/core/encoding.ipynb #8827a850
+# %% ../../nbs/core/encoding.ipynb #c6b0cd19
 METHODS = ("sigmoid", "beta")
 _SURE = 1e-7  # distance to 0 and 1 that a probability keeps, so that its logarithm is finite
 _LARGEST_EXPONENT = 700.0  # math.exp overflows at 710, where np.exp gives infinity
@@ -200,7 +200,7 @@ def calibration_signals(
     return [bad, good] if method == "beta" else [bad + good]
 
 
-PD_DECIMALS = 6  # of a PD as it is shown, and as it decides
+PD_DECIMALS = 7  # of a PD as it is shown, and as it decides; two ways to a PD differ by less than 1e-6
 
 
 def shown_pd(
