@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MISSING_TEXTS', 'FIRST_ISSUE', 'LONGEST_HISTORY', 'COLUMN_ALIASES', 'is_missing_text', 'fold_letters', 'Unsure',
            'read_months', 'in_century', 'century_of', 'month_spelling', 'canonical', 'comma_meaning',
-           'parse_number_text', 'canonical_name']
+           'parse_number_text', 'what_is_read', 'canonical_name']
 
 # %% ../../nbs/core/spellings.ipynb #d1adcea1
 import functools
@@ -363,6 +363,17 @@ def parse_number_text(
         return None
     number = float(text)
     return number if math.isfinite(number) else None
+
+# %% ../../nbs/core/spellings.ipynb #1ca4f004
+def what_is_read(column: Column) -> str:
+    "The spellings of a column, in words."
+    if column.kind == "month":
+        return "months such as Dec-2015, Dec-15, 2015-12, 2015-12-01 or 12/1/2015"
+    if column.kind == "number":
+        unit = f" in {column.unit}" if column.unit else ""
+        return f"numbers{unit} such as {'10.65 or 10.65%' if column.unit == '%' else '1234.5'}"
+    values = ", ".join(value.strip() for value in column.values)
+    return f"{values}, in any case and spacing" if values else "any text"
 
 # %% ../../nbs/core/spellings.ipynb #3b895229
 COLUMN_ALIASES = {
