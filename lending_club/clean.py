@@ -100,7 +100,7 @@ class Splits:
         }
         return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/01_clean.ipynb #570a2fb5
+# %% ../nbs/01_clean.ipynb #0cf646f1
 LEAST_MONTHS = 4  # of issue: one to train on, two to validate, one to test
 
 
@@ -109,8 +109,8 @@ def _check_span(loans: pd.DataFrame):
     if months < LEAST_MONTHS:
         raise SplitError(
             f"the ended loans were issued in {months} {'month' if months == 1 else 'months'} ({_period(loans)}), and a split "
-            f"needs {LEAST_MONTHS} or more: one to train on, two to validate, one to test. issue_d has months and no days, so other "
-            "dates of the split cannot help: use a file that spans more months, such as several quarters in one folder"
+            f"needs {LEAST_MONTHS} or more: one to train on, two to validate, one to test. issue_d has months and no days, so "
+            "other dates of the split cannot help: use a file that spans more months, such as several quarters in one folder"
         )
 
 
