@@ -5,74 +5,79 @@
 # %% auto #0
 __all__ = ['log', 'wanted_columns', 'read_loans']
 
-# %% ../../nbs/core/data.ipynb #2c0660ec
+# %% ../../nbs/core/data.ipynb #e06ccfa2
 import logging
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from dataclasses import asdict
 from pathlib import Path
 from .containers import DataError, csv_batches, parquet_batches, sniff_format
-from .months import MONTH_FORMAT
+from lending_club.core.columns import (
+    ABSENT, Reading, as_texts, category_column, check_readings, encode_texts, month_column, number_batch, number_column,
+)  # fmt: skip
+from .ranges import check_ranges
 from .schema import BY_NAME, COLUMNS, REQUIRED_IN_FILE, pipeline_columns
 from .text import nearest_name
 
 # %% ../../nbs/core/data.ipynb #b7bde89e
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/data.ipynb #fe3365a7
-def _as_number(values: pa.Array, name: str, path: Path, first_row: int) -> pa.Array:
-    "`values` as float64, shape (n,)."
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        return values.cast(pa.float64())
-    try:
-        return values.cast(pa.float64())  # no copy of the text in the usual case
-    except pa.ArrowInvalid:
-        trimmed = pc.utf8_trim(values, " \t\u00a0%")
-        trimmed = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
-    try:
-        return trimmed.cast(pa.float64())
-    except pa.ArrowInvalid:
-        numbers = pd.to_numeric(pd.Series(trimmed.to_numpy(zero_copy_only=False)), errors="coerce")
-        bad = np.flatnonzero(numbers.isna().to_numpy() & trimmed.is_valid().to_numpy(zero_copy_only=False))
-        where = f"{path}, loan {first_row + bad[0] + 1}: {name} is {values[int(bad[0])].as_py()!r}"
-        if BY_NAME[name].at_origination:
-            raise DataError(f"{where}, which is not a number: correct the file") from None
-        log.warning("%s, not a number; %d such values count as missing", where, len(bad))
-        return pa.array(numbers.to_numpy(dtype=float), from_pandas=True)
-
-# %% ../../nbs/core/data.ipynb #db10e42c
-def _as_text(values: pa.Array) -> pa.Array:
-    "`values` in raw spelling: dates from Parquet as Dec-2015, empty text as missing."
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_temporal(values.type):
-        return pc.strftime(values, format=MONTH_FORMAT)
-    if not pa.types.is_string(values.type):
-        values = values.cast(pa.string())
-    return pc.if_else(pc.equal(values, ""), None, values)
+# %% ../../nbs/core/data.ipynb #928e134e
+def _as_text(values: pa.Array, name: str) -> pa.Array:
+    "`values` as they are, texts that say missing as null; an id without the decimals that a spreadsheet adds."
+    values = as_texts(values, name)
+    values = pc.if_else(pc.is_in(values, value_set=ABSENT), None, values)
+    return pc.replace_substring_regex(values, r"^(\d+)\.0$", r"\1") if name == "id" else values
 
 
-def _convert(batch: pa.RecordBatch, path: Path, first_row: int) -> pa.Table:
-    "The known columns of a batch, typed by the schema; lines without any required value (summaries) dropped."
+def _convert(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    "The columns of a batch as numbers, encoded texts or texts; lines without any required value (summaries) dropped."
     columns = {}
     for name in batch.schema.names:
-        values = batch.column(name)
-        is_number = BY_NAME[name].kind == "number"
-        columns[name] = _as_number(values, name, path, first_row) if is_number else _as_text(values)
-    table = pa.table(columns)
-    filled = pc.invert(table["loan_amnt"].is_null())
+        column, values = BY_NAME[name], batch.column(name)
+        if column.kind == "number":
+            columns[name] = number_batch(values, column)
+        elif column.kind == "text" and name != "loan_status":
+            columns[name] = _as_text(values, name)
+        else:
+            columns[name] = encode_texts(as_texts(values, name), column)
+    filled = pc.is_valid(columns["loan_amnt"])
     for name in REQUIRED_IN_FILE:
-        filled = pc.or_(filled, pc.invert(table[name].is_null()))
-    return table.filter(filled)
+        filled = pc.or_(filled, pc.is_valid(columns[name]))
+    if pc.all(filled).as_py() is not False:
+        return columns
+    return {name: values.filter(filled) for name, values in columns.items()}
 
-# %% ../../nbs/core/data.ipynb #dd8d1cc9
+# %% ../../nbs/core/data.ipynb #c7100c19
+def _type_columns(batches: list[dict[str, pa.Array]]) -> tuple[pd.DataFrame, list[Reading]]:
+    "The loans of all batches, and how much of each column could be read."
+    names = sorted(batches[0], key=lambda name: name != "issue_d")
+    columns, readings, issued = {}, [], None
+    for name in names:
+        column, chunks = BY_NAME[name], [batch.pop(name) for batch in batches]
+        if column.kind == "number":
+            numbers, reading = number_column(chunks, column)
+            columns[name] = pa.array(numbers)
+        elif column.kind == "month":
+            columns[name], reading, months = month_column(chunks, column, issued)
+            issued = months if name == "issue_d" else issued
+        elif column.kind == "text" and name != "loan_status":
+            columns[name] = pa.chunked_array(chunks)
+            filled = len(columns[name]) - columns[name].null_count
+            reading = Reading(name, len(columns[name]), filled, filled)
+        else:
+            columns[name], reading = category_column(chunks, column)
+        readings.append(reading)
+    return pa.table(columns).to_pandas(), readings
+
+# %% ../../nbs/core/data.ipynb #5d7483d5
 def wanted_columns(
     columns: str | list[str] | None = None,  # names of raw columns; "all"; None: what the pipeline needs
 ) -> list[str]:  # in the schema's order, the required ones included
     "Names of the raw columns to read. Raises `DataError` for a name that is not in the schema."
     if columns is None:
-        columns = pipeline_columns(use_addr_state=True)
+        columns = ["id", *pipeline_columns(use_addr_state=True)]
     elif columns == "all":
         columns = BY_NAME
     unknown = [name for name in columns if name not in BY_NAME]
@@ -81,31 +86,36 @@ def wanted_columns(
     wanted = {*REQUIRED_IN_FILE, *columns}
     return [column.name for column in COLUMNS if column.name in wanted]
 
-# %% ../../nbs/core/data.ipynb #8e907d0d
+# %% ../../nbs/core/data.ipynb #28171d23
 def read_loans(
     path: str | Path,  # csv, csv.gz, zip or parquet
     columns: str | list[str] | None = None,  # names of raw columns to read; "all"; None: what the pipeline needs
-) -> pd.DataFrame:  # shape (n_loans, n_columns), numbers as float64, the rest as raw text
+) -> pd.DataFrame:  # shape (n_loans, n_columns), numbers as float64, the rest as text in the public file's spelling
     """Read a file of loans in Lending Club's layout.
 
     Raises `DataError` naming the file, the place and the remedy if it is missing, empty, a web page, damaged or cut off,
-    if it lacks a required column, or if a number of the application is not one."""
+    if it lacks a required column, or if a column cannot be read or is in another unit than the schema's. What was read of
+    each column is in the frame's `attrs["readings"]`, as dictionaries of `columns.Reading`."""
     path = Path(path)
     kind = sniff_format(path)
     wanted = wanted_columns(columns)
     found: list[str] = []
     batches = (parquet_batches if kind == "parquet" else csv_batches)(path, kind, wanted, found)
-    tables, rows = [], 0
+    typed, rows = [], 0
     for batch in batches:
-        tables.append(_convert(batch, path, rows))
+        typed.append(_convert(batch))
         rows += len(batch)
-    kept = sum(map(len, tables))
+    kept = sum(len(columns["loan_amnt"]) for columns in typed)
     if not kept:
         raise DataError(f"{path} has a header but no loans")
     if kept < rows:
         log.info("%s: %d lines without a loan (summaries) were dropped", path.name, rows - kept)
-    loans = pa.concat_tables(tables, promote_options="permissive").to_pandas()
-    return _add_absent(loans, wanted, path.name)
+    loans, readings = _type_columns(typed)
+    check_readings(readings, path.name)
+    check_ranges(loans, path.name)
+    loans = _add_absent(loans, wanted, path.name)
+    loans.attrs["readings"] = [asdict(reading) for reading in readings]
+    return loans
 
 
 def _add_absent(loans: pd.DataFrame, wanted: list[str], source: str) -> pd.DataFrame:
