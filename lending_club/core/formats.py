@@ -112,7 +112,7 @@ def _refused(name: str) -> list[tuple]:
         (b"version https://git-lfs", 0, "a pointer of Git LFS, not the data", f"`git lfs pull --include {name}` fetches them"),
     ]  # fmt: skip
 
-# %% ../../nbs/core/formats.ipynb #03349bb9
+# %% ../../nbs/core/formats.ipynb #522fdc44
 _TEXTS = (
     (r"\s*<\?xml", "is an XML file", "write it as CSV"),
     (r"\s*<", "holds a web page, not loans", "the download probably needed a login; download it again"),
@@ -130,7 +130,7 @@ def kind_of(
 ) -> str:  # `csv` (text in columns), `parquet`, `arrow`, `zip` or one of `COMPRESSED`
     "The format of a file that is read. Raises `NotATable` naming the format of one that is not."
     if not start.strip(b" \t\r\n\0\xef\xbb\xbf\xff\xfe"):
-        raise NotATable(f"{name} is empty: download it again" if not start.strip() else f"{name} holds only zero bytes: download it again")
+        raise NotATable(f"{name} {'holds only zero bytes' if start.strip() else 'is empty'}: download it again")
     short = name.rpartition("/")[2].rpartition(": ")[2]
     for magic, kind in _READ:
         if start.startswith(magic):
