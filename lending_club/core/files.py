@@ -5,16 +5,36 @@
 # %% auto #0
 __all__ = ['atomic_path', 'remove_leftovers', 'file_digest']
 
-# %% ../../nbs/core/files.ipynb #a79c1ef4
+# %% ../../nbs/core/files.ipynb #7f82089f
 import hashlib
 import os
 import tempfile
 import time
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../../nbs/core/files.ipynb #0a1ef3a7
+# %% ../../nbs/core/files.ipynb #0972c033
+def _try_lock(
+    handle: int,  # of an open file
+) -> bool | None:  # None where files cannot be locked
+    "Lock a file until its handle is closed; the operating system does that for a killed process. False: another has it."
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
 @contextmanager
 def atomic_path(
     path: str | Path,  # where the file shall be
@@ -24,7 +44,9 @@ def atomic_path(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
+    if _try_lock(handle) is None:
+        os.close(handle)  # Windows renames no open file
+        handle = None
     try:
         yield Path(name)
         umask = os.umask(0)
@@ -35,20 +57,35 @@ def atomic_path(
                 os.fsync(file.fileno())
         os.replace(name, path)
     finally:
+        if handle is not None:
+            os.close(handle)
         Path(name).unlink(missing_ok=True)
 
-# %% ../../nbs/core/files.ipynb #759e5b46
+# %% ../../nbs/core/files.ipynb #2199d672
+def _is_abandoned(part: Path, older_than: float) -> bool:
+    "Whether nobody writes a `.part` file any more."
+    age = time.time() - part.stat().st_mtime
+    if age < 1:
+        return False  # its writer may be just about to lock it
+    handle = os.open(part, os.O_RDONLY)
+    try:
+        free = _try_lock(handle)
+    finally:
+        os.close(handle)
+    return age > older_than if free is None else free
+
+
 def remove_leftovers(
     folder: Path,  # where `atomic_path` writes
-    older_than: float = 3_600,  # age of a file that nobody writes any more, seconds since its last change
+    older_than: float = 3_600,  # where files cannot be locked: seconds since the last change of a file that nobody writes
 ):
     "Delete the `.part` files of killed processes."
     for part in folder.glob("*.part"):
         try:
-            if time.time() - part.stat().st_mtime > older_than:
+            if _is_abandoned(part, older_than):
                 part.unlink()
-        except FileNotFoundError:
-            continue  # another process was quicker
+        except OSError:
+            continue  # another process was quicker, or it is another user's
 
 # %% ../../nbs/core/files.ipynb #2399baed
 def file_digest(
