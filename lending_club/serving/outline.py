@@ -97,7 +97,7 @@ def outline(
     each = [np.diff(np.concatenate(counts), prepend=0) for counts in (values, colons)]
     return Outline(np.concatenate(ends), *each, closed, stopped, place)
 
-# %% ../../nbs/serving/outline.ipynb #7a6008dd
+# %% ../../nbs/serving/outline.ipynb #8d40992c
 _ELEMENTS, _BYTES = 250, 2**19  # of a part at most, unless a single element is longer
 _BLANK = bytes(byte if byte == ord("\n") else ord(" ") for byte in range(256))
 
@@ -163,4 +163,4 @@ def parse_in_parts(
         long = len(rest) > _BYTES
         raise ValueError("it ends within an array") if long else syntax_error(body, len(body) - len(rest), len(body))
     if body[ends[-1]] != ord("]"):
-        raise syntax_error(body, ends[-1], len(body))
+        raise syntax_error(body, starts[-1] if ends[-1] - starts[-1] <= _BYTES else ends[-1], ends[-1] + 1)
