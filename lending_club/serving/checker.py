@@ -7,11 +7,12 @@ __all__ = ['MAX_TEXT', 'MAX_SPELLING', 'ID_MINIMUM', 'ID_MAXIMUM', 'RULES', 'FIE
            'Reason', 'read_number', 'read_text', 'read_id', 'check_texts', 'check_columns', 'Hints', 'explain',
            'explain_unknown', 'unknown_name', 'number_pattern', 'application_schema']
 
-# %% ../../nbs/serving/checker.ipynb #2f9e9e1e
+# %% ../../nbs/serving/checker.ipynb #8a8c3aba
 import math
 import numpy as np
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -63,7 +64,7 @@ def field_rule(
 RULES = {column.name: field_rule(column) for column in COLUMNS if column.at_origination}
 FIELDS = tuple(RULES)  # names of an application's fields
 
-# %% ../../nbs/serving/checker.ipynb #e97be839
+# %% ../../nbs/serving/checker.ipynb #aa23860a
 class Reason(IntEnum):
     "Why a value cannot be used."
 
@@ -95,6 +96,9 @@ _MESSAGES = {
 }
 
 
+_PLAIN = "0123456789.-"  # signs of a number as JSON writes it, without an exponent
+
+
 def read_number(
     rule: FieldRule,
     value: Any,
@@ -103,6 +107,9 @@ def read_number(
     if value is None:
         return math.nan
     if type(value) is str and len(value) <= MAX_SPELLING:
+        if not value.strip(_PLAIN):
+            with suppress(ValueError):  # 1.2.3
+                return float(value)
         column = BY_NAME[rule.name]
         if is_missing_text(value, column):
             return math.nan
