@@ -218,33 +218,36 @@ def _as_block(
             wrong[name] = places
     return block, wrong
 
-# %% ../../nbs/serving/checker.ipynb #ea18577d
+# %% ../../nbs/serving/checker.ipynb #a41f5850
 CREDIT_LINES = ("earliest_cr_line", "sec_app_earliest_cr_line")
 _MONTH_NUMBERS = {month: 1900 * 12 + place for place, month in enumerate(month_spellings(1900, 2099))}  # since year 0
+_opened = (_MONTH_NUMBERS | {None: 0}).__getitem__
+_issued = (_MONTH_NUMBERS | {None: math.inf}).__getitem__
 
 
-def _issue_months(read: Mapping[str, Sequence], n: int) -> list[int]:
+def _issue_months(read: Mapping[str, Sequence], n: int) -> Sequence[float]:
     "Each application's month of issue, months since year 0; the present month where it is absent."
-    months = list(map(_MONTH_NUMBERS.get, read.get("issue_d") or [None] * n))
-    if None in months:
+    months = list(map(_issued, read.get("issue_d") or [None] * n))
+    if math.inf in months:
         today = _MONTH_NUMBERS[month_today()]
-        return [today if month is None else month for month in months]
+        return [today if month == math.inf else month for month in months]
     return months
 
 
 def _late_lines(read: Mapping[str, Sequence], name: str, n: int) -> dict[int, Reason]:
     "Places where a credit line of the report is younger than the loan."
-    opened, latest = list(map(_MONTH_NUMBERS.get, read[name], repeat(0))), _issue_months(read, n)
-    if max(opened, default=0) <= min(latest, default=0):
+    opened, latest = list(map(_opened, read[name])), _issue_months(read, n)
+    if not n or max(opened) <= min(latest):
         return {}
-    late = [place for place, (line, issue) in enumerate(zip(opened, latest, strict=True)) if line > issue]
     issued = read.get("issue_d") or [None] * n
+    late = [place for place, (line, issue) in enumerate(zip(opened, latest, strict=True)) if line > issue]
     return {place: Reason.AFTER_TODAY if issued[place] is None else Reason.AFTER_ISSUE for place in late}
 
-# %% ../../nbs/serving/checker.ipynb #7b8b91de
+# %% ../../nbs/serving/checker.ipynb #0b870f74
 _LOW, _HIGH = np.array([(RULES[name].minimum, RULES[name].maximum) for name in NUMBER_FIELDS], dtype=float).T[:, :, None]
 _REQUIRED_NUMBERS = [name for name in NUMBER_FIELDS if RULES[name].required]
 _REQUIRED = np.array([ROWS[name] for name in _REQUIRED_NUMBERS])
+_IGNORED = frozenset(name for name, rule in RULES.items() if rule.kind == "ignored")
 _REQUIRED_TEXTS = [name for name in TEXT_FIELDS if RULES[name].required]
 
 
@@ -255,16 +258,16 @@ def check_texts(
     "Check all fields but the numbers; what cannot be used is missing, what is ignored is left out."
     read, reasons = {}, {}
     for name, values in texts.items():
-        rule = RULES[name]
-        if rule.kind == "ignored":
+        if name in _IGNORED:
             continue
-        read[name] = values
+        rule, read[name] = RULES[name], values
         if not _fit_as_they_are(rule, values):
             latest = _issue_months(read, n) if name in CREDIT_LINES else None
             read[name], wrong = _read_texts(rule, values, latest)
             if wrong:
                 reasons[name] = wrong
-        if name in CREDIT_LINES and (late := _late_lines(read, name, n)):
+    for name in CREDIT_LINES:
+        if name in read and (late := _late_lines(read, name, n)):
             read[name] = [None if place in late else month for place, month in enumerate(read[name])]
             reasons[name] = reasons.get(name, {}) | late
     for name in _REQUIRED_TEXTS:
