@@ -297,7 +297,7 @@ def _note(reasons: dict, names: Sequence[str], wrong: np.ndarray, reason: Reason
     for row, place in np.argwhere(wrong).tolist():
         reasons.setdefault(names[row], {}).setdefault(place, reason)
 
-# %% ../../nbs/serving/checker.ipynb #de500c90
+# %% ../../nbs/serving/checker.ipynb #11c2381e
 class Hints:
     "The nearest known names for one request; only the first hundred are looked for."
 
@@ -328,7 +328,7 @@ def explain(
     rule = RULES[name]
     message = _MESSAGES[reason].format(rule=rule)
     if reason is Reason.UNKNOWN_VALUE:
-        message += hints.of(value.strip(), _SHOWN_VALUES[name])
+        message += hints.of(str(value).strip(), _SHOWN_VALUES[name])
     return {"field": name, "value": _shown(value), "message": message, "allowed": rule.allowed}
 
 
@@ -369,7 +369,7 @@ def _shown(value: Any):
         return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
     return str(value)[:100]
 
-# %% ../../nbs/serving/checker.ipynb #c6c4e020
+# %% ../../nbs/serving/checker.ipynb #fb998a46
 def _same_length(low: str, high: str) -> list[str]:
     "Patterns of the whole numbers from `low` to `high`, which have the same number of digits."
     if low == high:
@@ -377,7 +377,7 @@ def _same_length(low: str, high: str) -> list[str]:
     if low[0] == high[0]:
         return [low[0] + rest for rest in _same_length(low[1:], high[1:])]
     first, last, more = int(low[0]), int(high[0]), len(low) - 1
-    patterns, after = [], f"[0-9]{{{more}}}" if more else ""
+    patterns, after = [], f"[0-9]{{{more}}}" if more > 1 else "[0-9]" * more
     if low[1:].strip("0"):
         patterns += [low[0] + rest for rest in _same_length(low[1:], "9" * more)]
         first += 1
