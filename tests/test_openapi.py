@@ -23,7 +23,8 @@ from lending_club.core.schema import BY_NAME, COLUMNS, EXAMPLE_APPLICATION, REQU
 from lending_club.core.settings import load_settings
 from lending_club.promote import promote
 from lending_club.serving.app import create_app
-from lending_club.serving.checker import FIELDS, application_schema
+from lending_club.serving.checker import FIELDS
+from lending_club.serving.document import application_schema
 from lending_club.serving.requests import RequestError, check_objects, read_application, read_csv_batch, read_json_batch
 from lending_club.train import train
 

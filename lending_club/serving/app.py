@@ -25,7 +25,7 @@ from ..core.text import nearest_name
 from .answers import Decision, Health, REFUSALS, Refusal, RefusedApplication
 from .answers import refuse, refused_application, reply
 from .champion import ChampionPoller
-from .checker import application_schema
+from .document import application_schema
 from .middleware import GracefulShutdown, ObservabilityMiddleware
 from .observability import Metrics
 from .requests import Batch, RequestError, read_application, read_csv_batch, read_json_batch

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MAX_TEXT', 'MAX_SPELLING', 'ID_MINIMUM', 'ID_MAXIMUM', 'RULES', 'FIELDS', 'CREDIT_LINES', 'FieldRule', 'field_rule',
            'Reason', 'read_number', 'read_text', 'read_id', 'check_texts', 'check_columns', 'Hints', 'explain',
-           'explain_unknown', 'unknown_name', 'number_pattern', 'application_schema']
+           'explain_unknown', 'unknown_name']
 
-# %% ../../nbs/serving/checker.ipynb #8a8c3aba
+# %% ../../nbs/serving/checker.ipynb #a6002db5
 import math
 import numpy as np
 import re
@@ -18,9 +18,9 @@ from enum import IntEnum
 from typing import Any
 from itertools import repeat
 from ..core.applications import ApplicationTable, NUMBER_FIELDS, ROWS, TEXT_FIELDS
-from ..core.months import MONTH_PATTERN, month_spellings, month_today
-from ..core.schema import BY_NAME, COLUMNS, Column, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
-from ..core.spellings import MISSING_TEXTS, canonical, canonical_name, is_missing_text, parse_number_text
+from ..core.months import month_spellings, month_today
+from ..core.schema import BY_NAME, COLUMNS, Column, REQUIRED_IN_APPLICATION
+from ..core.spellings import canonical, canonical_name, is_missing_text, parse_number_text
 from ..core.text import nearest_name
 
 # %% ../../nbs/serving/checker.ipynb #8bc9602a
@@ -368,92 +368,3 @@ def _shown(value: Any):
     if isinstance(value, (dict, list)):
         return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
     return str(value)[:100]
-
-# %% ../../nbs/serving/checker.ipynb #fb998a46
-def _same_length(low: str, high: str) -> list[str]:
-    "Patterns of the whole numbers from `low` to `high`, which have the same number of digits."
-    if low == high:
-        return [low]
-    if low[0] == high[0]:
-        return [low[0] + rest for rest in _same_length(low[1:], high[1:])]
-    first, last, more = int(low[0]), int(high[0]), len(low) - 1
-    patterns, after = [], f"[0-9]{{{more}}}" if more > 1 else "[0-9]" * more
-    if low[1:].strip("0"):
-        patterns += [low[0] + rest for rest in _same_length(low[1:], "9" * more)]
-        first += 1
-    if high[1:].strip("9"):
-        patterns += [high[0] + rest for rest in _same_length("0" * more, high[1:])]
-        last -= 1
-    return patterns + [f"[{first}-{last}]{after}"] * (first <= last)
-
-
-def number_pattern(
-    low: int,
-    high: int,  # at least 1
-) -> str:
-    "Pattern of the decimal numbers from `low`, at least -1, to `high`, without anchors."
-    first = max(low, 0)
-    whole = []
-    for digits in range(len(str(first)), len(str(high - 1)) + 1):
-        own = max(first, 10 ** (digits - 1) if digits > 1 else 0), min(high - 1, 10**digits - 1)
-        whole += _same_length(*map(str, own))
-    negative = [r"-0([.][0-9]{1,15})?", r"-1([.]0{1,15})?"] * (low < 0)
-    return "|".join([f"({'|'.join(whole)})([.][0-9]{{1,15}})?", f"{high}([.]0{{1,15}})?", *negative])
-
-# %% ../../nbs/serving/checker.ipynb #f5b158b9
-_ISO_MONTH = "^(19|20)[0-9][0-9]-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?$"
-_OTHER_WORDS = {"application_type": ["INDIVIDUAL", "JOINT", "DIRECT_PAY"], "disbursement_method": ["CASH", "DIRECT_PAY"]}
-
-
-def _value_schemas(rule: FieldRule) -> list[dict]:
-    "JSON Schemas of a field's value, one or another of which holds."
-    if rule.kind == "number":
-        low, high = rule.minimum, rule.maximum
-        percent = "( ?%)?" if BY_NAME[rule.name].unit == "%" else ""
-        pattern = f"^ ?({number_pattern(int(low), int(high))}){percent}$"
-        return [{"type": "number", "minimum": low, "maximum": high}, {"type": "string", "pattern": pattern}]
-    if rule.kind == "month":
-        return [{"type": "string", "pattern": pattern} for pattern in (MONTH_PATTERN, _ISO_MONTH)]
-    if rule.kind == "id":
-        whole = {"type": "integer", "minimum": rule.minimum, "maximum": rule.maximum}
-        return [whole, {"type": "string", "maxLength": MAX_TEXT}]
-    words = sorted({*rule.spellings, *_OTHER_WORDS.get(rule.name, ())})
-    if rule.name == "term":
-        return [{"type": "string", "enum": [*words, "36", "60"]}, {"type": "integer", "enum": [36, 60]}]
-    if rule.name == "emp_length":
-        numbers = list(range(100))
-        return [{"type": "string", "enum": [*words, *map(str, numbers)]}, {"type": "integer", "enum": numbers}]
-    return [{"type": "string", "enum": words}]
-
-
-def _field_schema(rule: FieldRule) -> dict:
-    "JSON Schema of a field."
-    if rule.kind == "ignored":
-        return {"description": f"{rule.meaning}; {rule.allowed}"}
-    own = _value_schemas(rule)
-    if rule.kind == "id":
-        own.append({"type": "null"})
-    elif not rule.required:
-        own.append({"enum": [None, *sorted(MISSING_TEXTS - rule.spellings.keys())]})
-    described = rule.meaning if rule.kind == "id" else f"{rule.meaning}; {rule.allowed}"
-    return (own[0] if len(own) == 1 else {"anyOf": own}) | {"description": described}
-
-
-def application_schema() -> dict:
-    "JSON Schema of an application."
-    return {
-        "title": "Application",
-        "type": "object",
-        "description": (
-            "One application as raw fields of Lending Club's file; only loan_amnt, term and annual_inc are required. "
-            "Rows of the file are accepted as they are. The usual spellings are listed; others that mean the same are read "
-            "too (RENT as rent, Dec-2015 as Dec-15, 1234.5 as $1,234.50), as are other names of a field (LOAN_AMNT, "
-            "open_il_6m for open_act_il) and texts that mean a missing value (NA, NULL). "
-            "Names of post-origination columns (total_pymnt, recoveries and the like) are accepted too, and ignored. "
-            "No credit line may be opened after issue_d, or after the present month where issue_d is absent."
-        ),
-        "properties": {name: _field_schema(rule) for name, rule in RULES.items()},
-        "required": list(REQUIRED_IN_APPLICATION),
-        "additionalProperties": False,
-        "examples": [EXAMPLE_APPLICATION],
-    }
