@@ -33,7 +33,7 @@ def project_root(
             return folder
     return start
 
-# %% ../../nbs/core/settings.ipynb #16d40863
+# %% ../../nbs/core/settings.ipynb #e1e1a934
 def _setting(default, meaning: str, minimum=None, below=None, recorded=True, secret=False):
     notes = {"meaning": meaning, "minimum": minimum, "below": below, "recorded": recorded and not secret}
     return field(default=default, repr=not secret, metadata=notes)
@@ -75,6 +75,7 @@ class Settings:
     api_workers: int = _setting(1, "worker processes of the service", minimum=1, recorded=False)
     max_batch_rows: int = _setting(10_000, "maximum number of applications in a request", minimum=1, recorded=False)
     max_body_mib: float = _setting(16.0, "maximum size of a request, MiB", minimum=0.001, recorded=False)
+    inconsistent: str = _setting("name", "`name` what contradicts itself in an application, or `refuse` it", recorded=False)
     log_format: str = _setting("json", "format of the service's log: `json` (one object a line) or `text`", recorded=False)
     api_keys: str = _setting("", "comma-separated API keys; a request must send one as X-API-Key; empty: none", secret=True)
     webhook_secret: str = _setting("", "secret of MLflow's registry webhook; empty: /webhook is disabled", secret=True)
