@@ -105,7 +105,7 @@ def post(port: int, path: str, body: bytes, **headers) -> tuple[int, dict]:
         (json.dumps(SMALLEST | {"issue_d": "2015-12-01"}).encode(), 422, "1 field"),
         (json.dumps(SMALLEST | {"id": [1]}).encode(), 422, "1 field"),
         (json.dumps(SMALLEST | {"emp_title": "x" * 10_000_000}).encode(), 422, "1 field"),
-        (json.dumps({f"field{i}": i for i in range(500_000)}).encode(), 422, "500003 fields"),
+        (json.dumps({f"field{i}": i for i in range(500_000)}).encode(), 422, "more than 1,000 values"),
         (json.dumps(SMALLEST | {"x" * 1_000_000: 1}).encode(), 422, "1 field"),
         (b" " * (16 * 2**20 + 1), 413, "16 MiB"),
     ],

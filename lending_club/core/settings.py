@@ -46,6 +46,8 @@ def _setting(default, meaning: str, minimum=None, below=None, choices=None, patt
 _NETWORK = {"choices": ("tabm", "mlp")}
 _DEVICE = {"choices": ("auto", "cpu", "cuda"), "pattern": (r"cuda:\d+", "cuda:1 for the second GPU")}
 _LOG = {"choices": ("json", "text"), "recorded": False}
+_CONFLICT = {"choices": ("name", "refuse"), "recorded": False}
+_GAPS = {"choices": ("impute", "refer", "refuse"), "recorded": False}
 _NAME = (r"[^/:]+", "a name without / and :")  # as MLflow's registry takes it
 _ALIAS = (r"(?!(?i:latest|v\d+)$)[\w-]+", "an alias of letters, digits, _ and -, other than `latest` and `v1`")
 
@@ -87,6 +89,8 @@ class Settings:
     api_workers: int = _setting(1, "worker processes of the service", minimum=1, recorded=False)
     max_batch_rows: int = _setting(10_000, "maximum number of applications in a request", minimum=1, recorded=False)
     max_body_mib: float = _setting(16.0, "maximum size of a request, MiB", minimum=0.001, recorded=False)
+    inconsistent: str = _setting("name", "`name` what contradicts itself in an application, or `refuse` it", **_CONFLICT)
+    incomplete: str = _setting("impute", "`impute`, `refer` or `refuse` an application that lacks usual fields", **_GAPS)
     log_format: str = _setting("json", "format of the service's log: `json` (one object a line) or `text`", **_LOG)
     api_keys: str = _setting("", "comma-separated API keys; a request must send one as X-API-Key; empty: none", secret=True)
     webhook_secret: str = _setting("", "secret of MLflow's registry webhook; empty: /webhook is disabled", secret=True)

@@ -273,7 +273,7 @@ def century_of(
         return latest, (latest - FIRST_ISSUE if column.name == "issue_d" else LONGEST_HISTORY)
     return FIRST_ISSUE + 1199.0, 1199.0
 
-# %% ../../nbs/core/spellings.ipynb #2ad6030f
+# %% ../../nbs/core/spellings.ipynb #d1df88d9
 _MONTH_TEXTS = tuple(month_spellings(1900, 2099))
 _OWN_MONTHS = frozenset(_MONTH_TEXTS)
 
@@ -285,7 +285,7 @@ def month_spelling(
     return _MONTH_TEXTS[int(month) - 1900 * 12]
 
 
-def _canonical_month(column: Column, text: str) -> str | None:
+def _canonical_month(column: Column, text: str, latest: float | None) -> str | None:
     if text in _OWN_MONTHS:
         return text
     found = _raw_month(text)
@@ -293,17 +293,18 @@ def _canonical_month(column: Column, text: str) -> str | None:
         _, first, second, _ = found
         found = _settle(found, first > 12 if max(first, second) > 12 else None)
     if type(found) is Unsure:
-        found = in_century(float(found[0]), *century_of(column))
+        found = in_century(float(found[0]), *century_of(column, latest))
     return None if found is None or found != found else month_spelling(found)
 
 
 def canonical(
     column: Column,  # of kind `category`, `month` or `text`
     text: str,  # not a missing one, see `is_missing_text`
+    latest: float | None = None,  # latest possible month, for years of two digits, months since year 0; None: this month
 ) -> str | None:  # None where it has no certain meaning; a text of kind `text` as it is
     "The public file's spelling of a category or a month."
     if column.kind == "month":
-        return _canonical_month(column, text)
+        return _canonical_month(column, text, latest)
     if text in column.values or not column.values:
         return text
     if column.name in _OWN_READERS:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ApiKeys', 'RequestBatcher', 'create_app']
 
-# %% ../../nbs/serving/app.ipynb #6fe2e4a1
+# %% ../../nbs/serving/app.ipynb #ba002d8b
 import gc
 import hashlib
 import hmac
@@ -25,7 +25,8 @@ from ..core.text import nearest_name
 from .answers import Decision, Health, REFUSALS, Refusal, RefusedApplication
 from .answers import refuse, refused_application, reply
 from .champion import ChampionPoller
-from .checker import application_schema
+from .consistency import MODES, name_contradictions, refuse_contradiction, refuse_contradictions
+from .document import application_schema
 from .middleware import GracefulShutdown, ObservabilityMiddleware
 from .observability import Metrics
 from .requests import Batch, RequestError, read_application, read_csv_batch, read_json_batch
@@ -181,7 +182,7 @@ def _read_partial(request: Request) -> bool:
         raise RequestError(422, f"the query is {shown!r}; send partial=true or partial=false")
     return values == ["true"]
 
-# %% ../../nbs/serving/app.ipynb #0f74218b
+# %% ../../nbs/serving/app.ipynb #760aebba
 _IN_LOOP = 2**16  # bytes of a body that is read in the event loop
 _THREADS = 2
 
@@ -191,6 +192,9 @@ def create_app(
 ) -> FastAPI:
     "The service. Its poller polls the registry as soon as the app starts. Raises `SettingsError`."
     settings = settings or load_settings()
+    if settings.inconsistent not in MODES:
+        raise SettingsError(f"inconsistent is {settings.inconsistent!r}; it must be {' or '.join(MODES)}")
+    refusing = settings.inconsistent == "refuse"
     keys, metrics, shutdown = ApiKeys(settings.api_keys), Metrics(), GracefulShutdown()
     poller = ChampionPoller(settings, observe=metrics.observe_poll)
     limiter = CapacityLimiter(_THREADS)
@@ -228,6 +232,8 @@ def create_app(
 
     def score(scorer, table: ApplicationTable) -> list[dict]:
         answers = scorer.score(table) if table.n else []
+        if not refusing:
+            name_contradictions(table, answers)
         metrics.observe_answers(answers)
         return answers
 
@@ -251,6 +257,8 @@ def create_app(
         body = await _read_body(request, max_body)
         large = len(body) > _IN_LOOP
         application = await to_thread.run_sync(read_application, body, limiter=limiter) if large else read_application(body)
+        if refusing:
+            refuse_contradiction(application)
         return reply(await batcher.answer(present_scorer(request), application))
 
     many = {"type": "array", "items": {"$ref": "#/components/schemas/Application"}, "maxItems": settings.max_batch_rows}
@@ -270,6 +278,8 @@ def create_app(
 
         def answer() -> Response:
             batch = read(body, settings.max_batch_rows, partial)
+            if refusing:
+                batch = refuse_contradictions(batch, partial)
             return reply(score_batch(present_scorer(request), batch))
 
         return await to_thread.run_sync(answer, limiter=limiter)

@@ -6,14 +6,16 @@
 __all__ = ['RequestError', 'Checked', 'check_objects', 'check_values', 'read_application', 'Batch', 'read_json_batch',
            'read_csv_batch']
 
-# %% ../../nbs/serving/requests.ipynb #d57a6fac
+# %% ../../nbs/serving/requests.ipynb #62e4e904
 import csv
 import io
 import json
 import math
 import msgspec
 import numpy as np
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import starmap
 from operator import itemgetter
 from pydantic_core import from_json
@@ -21,8 +23,11 @@ from struct import Struct, error as StructError
 from typing import Annotated, Any, NamedTuple
 from ..core.applications import ApplicationTable, NUMBER_FIELDS, TEXT_FIELDS
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
+from ..core.spellings import canonical_name
 from ..core.text import LendingClubError
-from .checker import FIELDS, FieldRule, Hints, RULES, check_columns, check_texts, explain, explain_unknown
+from .checker import FIELDS, FieldRule, Hints, MAX_SPELLING, RULES, check_columns, check_texts
+from .checker import explain, explain_unknown, unknown_name
+from .outline import MAX_DEPTH, PART, Part, first_sign, outline, parse_in_parts, syntax_error
 
 # %% ../../nbs/serving/requests.ipynb #d0757536
 class RequestError(LendingClubError):
@@ -37,13 +42,15 @@ class RequestError(LendingClubError):
         "What is answered."
         return {"detail": str(self), **({"errors": self.errors} if self.errors else {})}
 
-# %% ../../nbs/serving/requests.ipynb #80e2e198
+# %% ../../nbs/serving/requests.ipynb #ea4ce4de
 def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, what stands for an absent field
     "A field of `_Row`."
     if rule.kind == "number":
         number = Annotated[float, msgspec.Meta(ge=rule.minimum, le=rule.maximum)]
         return (rule.name, number) if rule.required else (rule.name, number | None, math.nan)
-    own = int | float | str if rule.kind == "id" else str
+    if rule.name in NUMBER_FIELDS:  # an ignored number
+        return rule.name, float | None, math.nan
+    own = {"id": int | float | str, "ignored": int | float | bool | str}.get(rule.kind, str)
     return rule.name, own | None | msgspec.UnsetType, msgspec.UNSET
 
 
@@ -103,7 +110,7 @@ def _accept(
     fields: int,  # that the rows have
 ) -> ApplicationTable | None:
     "The rows of a body as a table; None where a row is not right, or where that takes a closer look."
-    colons = _colons(body)
+    colons = _count(body, b":")
     if colons != fields:
         within = sum(value.count(":") for values in texts.values() for value in values if type(value) is str)
         if colons - within != fields or b"\\" in body:
@@ -112,17 +119,14 @@ def _accept(
     return None if reasons else ApplicationTable(block, read)
 
 
-_PART = 2**16  # bytes, which stay in the processor's cache
+def _count(body: bytes, sign: bytes) -> int:
+    "How many of a byte a body has; with NumPy, a long one is counted six times faster."
+    if len(body) < PART:
+        return body.count(sign)
+    signs, own = np.frombuffer(body, np.uint8), ord(sign)
+    return sum(np.count_nonzero(signs[i : i + PART] == own) for i in range(0, len(signs), PART))
 
-
-def _colons(body: bytes) -> int:
-    "How many colons a body has; with NumPy, a long one is counted six times faster."
-    if len(body) < _PART:
-        return body.count(b":")
-    signs = np.frombuffer(body, np.uint8)
-    return sum(np.count_nonzero(signs[i : i + _PART] == ord(":")) for i in range(0, len(signs), _PART))
-
-# %% ../../nbs/serving/requests.ipynb #4d14571b
+# %% ../../nbs/serving/requests.ipynb #bfbb6bc8
 def _from_json(body: bytes) -> Any:
     "The body as parsed JSON, names that occur twice not looked for. Raises `RequestError`."
     if not body.strip():
@@ -130,7 +134,33 @@ def _from_json(body: bytes) -> Any:
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise RequestError(400, f"the body is not valid JSON: {str(error)[:200]}") from None
+        raise _not_json(error, body) from None
+
+
+def _not_json(error: ValueError, body: bytes) -> RequestError:
+    return RequestError(400, f"the body is not valid JSON: {_no_json_value(str(error), body) or str(error)[:200]}")
+
+
+_NO_VALUES = ("nan", "na", "none", "inf", "infinity", "undefined")  # what other programs write where JSON has null
+_MAX_LINES = 100_000  # of a body in which the place of an error is looked up
+
+
+def _no_json_value(error: str, body: bytes) -> str | None:
+    "What is said about a value such as NaN at the place of a parser's error; None where the error is another one."
+    place = re.search(r" at line (\d+) column (\d+)$", error)
+    if place is None or int(place[1]) > _MAX_LINES:
+        return None
+    start = 0
+    for _ in range(int(place[1]) - 1):
+        start = body.find(b"\n", start) + 1
+    column = start + max(int(place[2]) - 1, 0)
+    before, after = body[max(column - 10, 0) : column], body[column : column + 10]
+    word = re.search(rb"-?[A-Za-z]*$", before)[0] + re.match(rb"[A-Za-z]*", after)[0]
+    if word.lstrip(b"-").lower().decode() not in _NO_VALUES:
+        return None
+    field = re.search(rb'"([^"\\]{1,100})"\s*:\s*-?[A-Za-z]*$', body[max(start, column - 200) : column])
+    what = field[1].decode(errors="replace") if field else "a value"
+    return f"{what} is {word.decode()} at line {place[1]} column {place[2]}, which JSON does not have: send null if it is missing"
 
 
 def _refuse_duplicates(body: bytes):
@@ -149,7 +179,7 @@ def _json_type(value) -> str:
     names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
-# %% ../../nbs/serving/requests.ipynb #0fd8c1cc
+# %% ../../nbs/serving/requests.ipynb #4a8e7120
 _MAX_ERRORS = 1_000  # listed of one request
 _MAX_ERRORS_OF_ONE = 200  # listed of one application
 
@@ -168,24 +198,43 @@ class Checked(NamedTuple):
         places = {place for place, names in enumerate(self.unknown) if names}
         return sorted(places.union(*self.reasons.values()))
 
-    def refuse(self, place: int, hints: Hints) -> RequestError:
-        "What is wrong with one application."
+    def refuse(self, place: int, hints: Hints, room: int = _MAX_ERRORS_OF_ONE) -> RequestError:
+        "What is wrong with one application; at most `room` errors are explained."
         strange = self.unknown[place] if self.unknown else {}
         wrong = [name for name in FIELDS if place in self.reasons.get(name, ())]
-        errors = [explain_unknown(name, strange[name], hints) for name in list(strange)[:_MAX_ERRORS_OF_ONE]]
-        for name in wrong[: _MAX_ERRORS_OF_ONE - len(errors)]:
+        room = min(room, _MAX_ERRORS_OF_ONE)
+        errors = [explain_unknown(name, strange[name], hints) for name in list(strange)[:room]]
+        for name in wrong[: room - len(errors)]:
             value = self.values[name][place] if name in self.values else None
             errors.append(explain(name, value, self.reasons[name][place], hints))
         count = len(strange) + len(wrong)
-        listed = f"; {len(errors)} are listed" if len(errors) < count else ""
+        listed = f"; {_MAX_ERRORS_OF_ONE} are listed" if count > _MAX_ERRORS_OF_ONE else ""
         own_id = self.table.ids()[place]
         return RequestError(422, f"{count} field{'s' * (count > 1)} cannot be used{listed}", errors, own_id)
+
+
+_MAX_RENAMED = 500  # unknown names that are compared with the other names of fields
+
+
+def _in_schema_names(objects: list[dict]) -> list[dict]:
+    "The objects with the schema's names in place of other names of a field, unless that gives a field twice."
+    strange = set().union(*objects) - BY_NAME.keys()
+    known = {name: canonical_name(name) for name in strange if len(name) <= MAX_SPELLING} if len(strange) <= _MAX_RENAMED else {}
+    if not any(known.values()):
+        return objects
+    renamed = []
+    for given in objects:
+        names = [known.get(name) or name for name in given]
+        once = [own if own == name or names.count(own) == 1 else name for name, own in zip(given, names, strict=True)]
+        renamed.append(dict(zip(once, given.values(), strict=True)))
+    return renamed
 
 
 def check_objects(
     objects: list[dict],  # raw fields by name, as parsed JSON
 ) -> Checked:
     "Check applications that were parsed one by one."
+    objects = _in_schema_names(objects)
     names = set().union(*objects)
     values = {name: [given.get(name) for given in objects] for name in FIELDS if name in names}
     unknown = []
@@ -203,7 +252,29 @@ def check_values(
     table, reasons = check_columns(values, n)
     return Checked(table, reasons, values, unknown)
 
-# %% ../../nbs/serving/requests.ipynb #7d65b2d1
+# %% ../../nbs/serving/requests.ipynb #98a6a96f
+_MAX_VALUES = 1_000  # of an application: its fields, and what is nested in them
+_TOO_MANY_VALUES = f"an application of more than {_MAX_VALUES:,} values is too large: send the fields of one loan"
+_APPLICATION = "an application must be a JSON object of raw fields, not"
+
+
+def _one_from_json(
+    body: bytes,
+    wanted: str = _APPLICATION,  # the refusal of another type
+) -> Any:
+    "The body as parsed JSON, unless it holds more values than an application. Raises `RequestError`."
+    first = first_sign(body)
+    sign = body[first : first + 1]
+    if sign in (b"{", b"["):
+        found = outline(body, _MAX_VALUES, _MAX_VALUES)
+        if found.stopped == "depth":
+            body = body[: found.place + 1]  # the parser gives up there
+        elif found.stopped:
+            is_one = sign == b"{" and wanted is _APPLICATION
+            raise RequestError(422, _TOO_MANY_VALUES if is_one else f"{wanted} {'an object' if sign == b'{' else 'an array'}")
+    return _from_json(body)
+
+
 def read_application(
     body: bytes,  # JSON
 ) -> ApplicationTable:  # of one row
@@ -212,16 +283,16 @@ def read_application(
     table = None if row is None else _accept(body, *_columns_of_one(row))
     if table is not None:
         return table
-    data = _from_json(body)
+    data = _one_from_json(body)
     _refuse_duplicates(body)
     if not isinstance(data, dict):
-        raise RequestError(422, f"an application must be a JSON object of raw fields, not {_json_type(data)}")
+        raise RequestError(422, f"{_APPLICATION} {_json_type(data)}")
     checked = check_objects([data])
     if checked.wrong:
         raise checked.refuse(0, Hints())
     return checked.table
 
-# %% ../../nbs/serving/requests.ipynb #94ec7af6
+# %% ../../nbs/serving/requests.ipynb #4d4986e8
 class Batch(NamedTuple):
     "Applications that can be answered, and those that cannot."
 
@@ -234,34 +305,50 @@ def _check_count(count: int, limit: int):
         raise RequestError(413, f"a batch of more than {limit:,} applications is too large: send it in parts")
 
 
-def _as_batch(
-    checked: Checked,
-    places: Sequence[int],  # in the batch, of the checked applications
-    refused: dict[int, RequestError],  # by place, those that were no applications at all
-    partial: bool,
-    lines: Sequence[int] | None = None,  # each place's line in the CSV file
-) -> Batch:
-    "The batch that is answered. Raises `RequestError` with errors and places unless `partial`."
-    total, hints, count, listed = len(places) + len(refused), Hints(), 0, []
-    wrong = {places[row]: row for row in checked.wrong}
-    if not wrong and not refused:
-        return Batch(checked.table)
-    for place in sorted({*wrong, *refused}):
-        error = refused.get(place) or checked.refuse(wrong[place], hints)
-        where = {"index": place} if lines is None else {"index": place, "line": lines[place]}
-        own = [{**where, **one} for one in error.errors or [{"message": str(error)}]]
-        error.errors = own[: max(0, _MAX_ERRORS - len(listed))]
-        listed += error.errors
-        count += len(own)
-        refused[place] = error
-        if not partial and count >= _MAX_ERRORS:
-            break
-    if not partial:
-        least = "at least " * (count >= _MAX_ERRORS)
-        bad = sum(error.errors is not None for error in refused.values())
-        raise RequestError(422, f"{least}{bad} of {total} applications cannot be used", listed)
-    kept = [row for row, place in enumerate(places) if place not in wrong]
-    return Batch(_rows_of(checked.table, kept), refused)
+class _Collected:
+    "What has been read of a batch, part by part."
+
+    def __init__(self, partial: bool):
+        self.partial, self.hints = partial, Hints()
+        self.tables, self.refused, self.listed = [], {}, []
+
+    @property
+    def full(self) -> bool:
+        "Whether the answer is known: a refusal that lists as many errors as it may."
+        return not self.partial and len(self.listed) >= _MAX_ERRORS
+
+    def add(
+        self,
+        checked: Checked,
+        places: Sequence[int],  # in the batch, of the checked applications
+        refused: dict[int, RequestError],  # by place, those that were no applications at all
+        lines: Sequence[int] | None = None,  # each application's line in the CSV file, from `places` and `refused` in order
+    ):
+        "Take in a part."
+        wrong = {places[row]: row for row in checked.wrong}
+        line_of = {} if lines is None else dict(zip(sorted({*places, *refused}), lines, strict=True))
+        for place in sorted({*wrong, *refused}):
+            room = _MAX_ERRORS - len(self.listed)
+            error = refused.get(place) or checked.refuse(wrong[place], self.hints, room)
+            where = {"index": place} if lines is None else {"index": place, "line": line_of[place]}
+            error.errors = [{**where, **one} for one in error.errors or [{"message": str(error)}]][:room]
+            self.listed += error.errors
+            self.refused[place] = error
+            if self.full:
+                return
+        if self.partial or not self.refused:
+            kept = [row for row, place in enumerate(places) if place not in wrong]
+            self.tables.append(_rows_of(checked.table, kept) if wrong else checked.table)
+
+    def batch(
+        self,
+        total: int,  # number of applications in the body
+    ) -> Batch:
+        "The batch that is answered. Raises `RequestError` with errors and places unless `partial`."
+        if self.refused and not self.partial:
+            least = "at least " * self.full
+            raise RequestError(422, f"{least}{len(self.refused)} of {total} applications cannot be used", self.listed)
+        return Batch(ApplicationTable.concatenate(self.tables or [check_objects([]).table]), self.refused)
 
 
 def _rows_of(table: ApplicationTable, rows: Sequence[int]) -> ApplicationTable:
@@ -270,55 +357,86 @@ def _rows_of(table: ApplicationTable, rows: Sequence[int]) -> ApplicationTable:
     return ApplicationTable(table.block[:, rows], texts)
 
 
+_SHORTEST = 4 * len(b'{"loan_amnt":500,"term":"","annual_inc":0},')  # bytes; shorter on average: rows are counted first
+
+
 def read_json_batch(
     body: bytes,
     limit: int,  # applications at most
     partial: bool = False,  # whether the others are answered if some cannot be used
 ) -> Batch:
     "The applications in a JSON array. Raises `RequestError`."
-    rows = _quickly(_READ_ROWS, body)
+    rows = _quickly(_READ_ROWS, body) if len(body) < _SHORTEST * limit or _count(body, b"{") <= limit else None
     if rows:
         _check_count(len(rows), limit)
         table = _accept(body, *_columns_of(rows))
         if table is not None:
             return Batch(table)
-    data = _from_json(body)
-    if not isinstance(data, list):
-        raise RequestError(422, f"a batch must be a JSON array of applications, not {_json_type(data)}")
-    _check_count(len(data), limit)
-    _refuse_duplicates(body)
-    places = [place for place, one in enumerate(data) if isinstance(one, dict)]
+    del rows
+    first = first_sign(body)
+    if body[first : first + 1] != b"[":
+        wanted = "a batch must be a JSON array of applications, not"
+        raise RequestError(422, f"{wanted} {_json_type(_one_from_json(body, wanted))}")
+    found = outline(body, limit, sys.maxsize)
+    if found.stopped == "depth":
+        raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1), body)
+    _check_count(limit + (found.stopped == "elements"), limit)
+    batch, total = _Collected(partial), len(found.ends)
+    try:
+        for part in parse_in_parts(body, found, _MAX_VALUES):
+            _add_part(batch, part)
+            if batch.full:
+                break
+    except ValueError as error:
+        raise _not_json(error, body) from None
+    return batch.batch(total)
+
+
+def _add_part(batch: _Collected, part: Part):
+    "Check a part of a batch. Raises `RequestError` where a name occurs twice."
+    if part.values is None:
+        batch.add(check_objects([]), [], {part.place: RequestError(422, _TOO_MANY_VALUES)})
+        return
+    if not part.names_once:
+        _refuse_duplicates(part.text)
+    places = [place for place, one in enumerate(part.values, part.place) if isinstance(one, dict)]
     refused = {
-        place: RequestError(422, f"an application must be a JSON object of raw fields, not {_json_type(one)}")
-        for place, one in enumerate(data)
+        place: RequestError(422, f"{_APPLICATION} {_json_type(one)}")
+        for place, one in enumerate(part.values, part.place)
         if not isinstance(one, dict)
     }
-    return _as_batch(check_objects([data[place] for place in places]), places, refused, partial)
+    batch.add(check_objects([one for one in part.values if isinstance(one, dict)]), places, refused)
 
-# %% ../../nbs/serving/requests.ipynb #e8db93a8
-def _cell(name: str, text: str):
-    "A cell's value; a text that is no number stays what it is, and is refused as such."
-    if not text:
-        return None
-    if RULES[name].kind == "number" and not text.strip("0123456789+-.eE"):
+# %% ../../nbs/serving/requests.ipynb #2b0eeff9
+_PLAIN = "0123456789.-"  # signs of a number that is written as JSON writes it, without an exponent
+
+
+def _cells(
+    name: str,  # of a field
+    texts: Sequence[str],  # of its cells
+) -> list:
+    "A column's values: None where a cell is empty, numbers where they are plain, and texts, which the checker reads."
+    if name in NUMBER_FIELDS and not "".join(texts).strip(_PLAIN):
         try:
-            return float(text)
+            return [float(text) if text else None for text in texts]
         except ValueError:
-            return text
-    return text
+            pass
+    return [text or None for text in texts]
 
 
-def _check_header(header: list[str]):
-    "Raise `RequestError` unless these are names of raw fields, each once, with all that are required."
+def _check_header(header: list[str]) -> list[str]:
+    "The schema's names. Raises `RequestError` unless these are fields, each once, with all that are required."
     if not any(header):
         raise RequestError(400, "the body is empty: send CSV with a header of raw field names")
+    if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
+        raise RequestError(422, f"the names of the header are separated by {other[0]!r}: send CSV with commas")
     hints, seen, errors = Hints(), set(), []
+    header = [name if len(name) > MAX_SPELLING else canonical_name(name) or name for name in header]
     for name in header:
         if name in seen:
             errors.append({"line": 1, "field": name[:100], "message": "this field occurs twice in the header"})
         elif name not in BY_NAME:
-            message = f"unknown field.{hints.of(name, FIELDS)}"
-            errors.append({"line": 1, "field": name[:100], "message": message})
+            errors.append({"line": 1, "field": name[:100], "message": unknown_name(name, hints)})
         seen.add(name)
     errors += [
         {"line": 1, "field": name, "message": "this field is required", "allowed": RULES[name].allowed}
@@ -328,27 +446,66 @@ def _check_header(header: list[str]):
     if errors:
         count = len(errors)
         raise RequestError(422, f"{count} field{'s' * (count > 1)} of the header cannot be used", errors[:_MAX_ERRORS])
+    return header
 
 
-def _csv_rows(body: bytes, limit: int) -> tuple[list[str], list[list[str]], list[int]]:
-    "Header, rows of cells and the line of each row. Raises `RequestError`."
-    rows, lines, line = [], [], 1
+class _Lines:
+    "The lines of a CSV body, as the reader takes them; `commas` and `taken` since the last row."
+
+    def __init__(self, body: bytes):
+        try:
+            body.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise RequestError(400, f"the body is not UTF-8 (byte {error.start})") from None
+        self._text, self.number = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline=""), 0
+        self.start_row()
+
+    def start_row(self):
+        self.commas, self.taken, self.first = 0, 0, self.number + 1
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        text = next(self._text)
+        self.number += 1
+        self.taken += 1
+        self.commas += text.count(",")
+        if self.commas > _MAX_COMMAS or self.taken > _MAX_COMMAS:
+            what = "commas" if self.commas > _MAX_COMMAS else "lines"
+            raise RequestError(422, f"a row with more than {_MAX_COMMAS:,} {what} starts at line {self.first}: send a row a loan")
+        return text
+
+
+_MAX_COMMAS = 10_000  # of a row, and lines that it may span; those in quotes too
+_ROWS = 250  # that are checked at a time
+
+
+def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[list[str] | int], list[int]]]:
+    """Header, place of the first row, rows of cells and the line of each row, part by part; a row with more or fewer cells
+    than the header is their number. Raises `RequestError`."""
+    lines = _Lines(body)
+    place, empty, rows, starts = 0, 0, [], []
     try:
-        reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(header)
-        line = reader.line_num + 1
+        reader = csv.reader(lines, strict=True)
+        header = _check_header([name.strip() for name in next(reader, [])])
+        lines.start_row()
         for cells in reader:
-            if cells:  # an empty line is none
-                rows.append(cells)
-                lines.append(line)
-                _check_count(len(rows), limit)
-            line = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        raise RequestError(400, f"the body is not UTF-8 (byte {error.start})") from None
+            if cells:
+                rows.append(cells if len(cells) == len(header) else len(cells))
+                starts.append(lines.first)
+                _check_count(place + len(rows), limit)
+            else:  # an empty line is none
+                empty += 1
+                if empty > limit + _MAX_COMMAS:
+                    raise RequestError(422, f"the body has more than {limit + _MAX_COMMAS:,} empty lines: leave them out")
+            lines.start_row()
+            if len(rows) == _ROWS:
+                yield header, place, rows, starts
+                place, rows, starts = place + len(rows), [], []
     except csv.Error as error:
-        raise RequestError(400, f"line {line} of the body is not valid CSV: {error}") from None
-    return header, rows, lines
+        raise RequestError(400, f"line {lines.first} of the body is not valid CSV: {error}") from None
+    yield header, place, rows, starts
 
 
 def read_csv_batch(
@@ -357,13 +514,18 @@ def read_csv_batch(
     partial: bool = False,  # whether the others are answered if some cannot be used
 ) -> Batch:
     "The applications in a CSV file with a header. Raises `RequestError` naming lines."
-    header, rows, lines = _csv_rows(body, limit)
-    places = [place for place, cells in enumerate(rows) if len(cells) == len(header)]
-    refused = {
-        place: RequestError(422, f"{len(cells)} cells, where the header has {len(header)}")
-        for place, cells in enumerate(rows)
-        if len(cells) != len(header)
-    }
-    columns = zip(*(rows[place] for place in places), strict=True) if places else [()] * len(header)
-    values = {n: [_cell(n, text) for text in texts] for n, texts in zip(header, columns, strict=True) if n in RULES}
-    return _as_batch(check_values(values, len(places)), places, refused, partial, lines)
+    batch, total = _Collected(partial), 0
+    for header, first, rows, lines in _csv_parts(body, limit):
+        total += len(rows)
+        if batch.full:
+            continue
+        places = [place for place, cells in enumerate(rows, first) if isinstance(cells, list)]
+        refused = {
+            place: RequestError(422, f"{cells} cells, where the header has {len(header)}")
+            for place, cells in enumerate(rows, first)
+            if not isinstance(cells, list)
+        }
+        columns = zip(*(cells for cells in rows if isinstance(cells, list)), strict=True) if places else [()] * len(header)
+        values = {name: _cells(name, texts) for name, texts in zip(header, columns, strict=True) if name in RULES}
+        batch.add(check_values(values, len(places)), places, refused, lines)
+    return batch.batch(total)
