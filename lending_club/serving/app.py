@@ -197,11 +197,22 @@ def _read_partial(request: Request) -> bool:
         raise RequestError(422, f"the query is {shown!r}; send partial=true or partial=false")
     return values == ["true"]
 
-# %% ../../nbs/serving/app.ipynb #fb5b1e25
-_IN_LOOP = 2**16  # bytes of a body that is read in the event loop
+# %% ../../nbs/serving/app.ipynb #b4c4d6a1
+_IN_LOOP = 2**13  # bytes of a body that is read in the event loop
 _THREADS = 2
 _HEAVY = 2**22  # bytes of a body; one at a time
 _BODIES = 8  # of the largest size that may be held at once
+
+
+def _or_error(read, body: bytes):
+    """What `read` returns or the `RequestError` that it raises.
+
+    Raised through a thread's future, the error and its traceback, which holds the body, would refer to each other and
+    so keep the body until the next collection of garbage."""
+    try:
+        return read(body)
+    except RequestError as error:
+        return error.with_traceback(None)
 
 
 def create_app(
@@ -215,8 +226,14 @@ def create_app(
     max_body = int(settings.max_body_mib * 2**20)
     memory = BodyMemory(_BODIES * max_body)
 
-    def run_in_thread(function, body: bytes):
-        return to_thread.run_sync(function, body, limiter=heavy if len(body) > _HEAVY else limiter)
+    async def run_in_thread(read, body: bytes):
+        result = await to_thread.run_sync(_or_error, read, body, limiter=heavy if len(body) > _HEAVY else limiter)
+        if isinstance(result, RequestError):
+            try:
+                raise result
+            finally:
+                del result
+        return result
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):

@@ -39,7 +39,7 @@ class RequestError(LendingClubError):
         "What is answered."
         return {"detail": str(self), **({"errors": self.errors} if self.errors else {})}
 
-# %% ../../nbs/serving/requests.ipynb #ad6be98f
+# %% ../../nbs/serving/requests.ipynb #effc74ba
 def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, what stands for an absent field
     "A field of `_Row`."
     if rule.kind == "number":
@@ -49,7 +49,8 @@ def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, w
     return rule.name, own | None | msgspec.UnsetType, msgspec.UNSET
 
 
-_Row = msgspec.defstruct("_Row", [_slot(RULES[name]) for name in NUMBER_FIELDS + TEXT_FIELDS], kw_only=True, gc=False)
+_slots = [_slot(RULES[name]) for name in NUMBER_FIELDS + TEXT_FIELDS]
+_Row = msgspec.defstruct("_Row", _slots, kw_only=True, gc=False, forbid_unknown_fields=True)
 _READ_ROW, _READ_ROWS = msgspec.json.Decoder(_Row).decode, msgspec.json.Decoder(list[_Row]).decode
 _N = len(NUMBER_FIELDS)
 _numbers_of, _texts_of = itemgetter(slice(_N)), itemgetter(slice(_N, None))
@@ -100,12 +101,12 @@ def _columns_of_one(row) -> tuple[np.ndarray, dict[str, Sequence], int]:  # as `
 
 def _accept(
     body: bytes,
+    colons: int,  # in the body
     block: np.ndarray,  # shape (len(NUMBER_FIELDS), n), float64, NaN where missing
     texts: dict[str, Sequence],  # values by field
     fields: int,  # that the rows have
 ) -> ApplicationTable | None:
     "The rows of a body as a table; None where a row is not right, or where that takes a closer look."
-    colons = _count(body, b":")
     if colons != fields:
         within = sum(value.count(":") for values in texts.values() for value in values if type(value) is str)
         if colons - within != fields or b"\\" in body:
@@ -207,7 +208,7 @@ def check_values(
     table, reasons = check_columns(values, n)
     return Checked(table, reasons, values, unknown)
 
-# %% ../../nbs/serving/requests.ipynb #98a6a96f
+# %% ../../nbs/serving/requests.ipynb #6e7cb17b
 _MAX_VALUES = 1_000  # of an application: its fields, and what is nested in them
 _TOO_MANY_VALUES = f"an application of more than {_MAX_VALUES:,} values is too large: send the fields of one loan"
 _APPLICATION = "an application must be a JSON object of raw fields, not"
@@ -216,30 +217,33 @@ _APPLICATION = "an application must be a JSON object of raw fields, not"
 def _one_from_json(
     body: bytes,
     wanted: str = _APPLICATION,  # the refusal of another type
-) -> Any:
+) -> tuple[Any, int]:  # and how many names its objects have
     "The body as parsed JSON, unless it holds more values than an application. Raises `RequestError`."
-    first = first_sign(body)
+    names, first = 0, first_sign(body)
     sign = body[first : first + 1]
     if sign in (b"{", b"["):
         found = outline(body, _MAX_VALUES, _MAX_VALUES)
+        names = found.colons.sum()
         if found.stopped == "depth":
             body = body[: found.place + 1]  # the parser gives up there
         elif found.stopped:
             is_one = sign == b"{" and wanted is _APPLICATION
             raise RequestError(422, _TOO_MANY_VALUES if is_one else f"{wanted} {'an object' if sign == b'{' else 'an array'}")
-    return _from_json(body)
+    return _from_json(body), names
 
 
 def read_application(
     body: bytes,  # JSON
 ) -> ApplicationTable:  # of one row
     "The application in a request's body. Raises `RequestError`."
-    row = _quickly(_READ_ROW, body)
-    table = None if row is None else _accept(body, *_columns_of_one(row))
+    colons = _count(body, b":")
+    row = _quickly(_READ_ROW, body) if colons <= _MAX_VALUES else None
+    table = None if row is None else _accept(body, colons, *_columns_of_one(row))
     if table is not None:
         return table
-    data = _one_from_json(body)
-    _refuse_duplicates(body)
+    data, names = _one_from_json(body)
+    if not isinstance(data, dict) or len(data) < names:
+        _refuse_duplicates(body)
     if not isinstance(data, dict):
         raise RequestError(422, f"{_APPLICATION} {_json_type(data)}")
     checked = check_objects([data])
@@ -247,7 +251,7 @@ def read_application(
         raise checked.refuse(0, Hints())
     return checked.table
 
-# %% ../../nbs/serving/requests.ipynb #a87656fc
+# %% ../../nbs/serving/requests.ipynb #8154da42
 class Batch(NamedTuple):
     "Applications that can be answered, and those that cannot."
 
@@ -321,17 +325,19 @@ def read_json_batch(
     partial: bool = False,  # whether the others are answered if some cannot be used
 ) -> Batch:
     "The applications in a JSON array. Raises `RequestError`."
-    rows = _quickly(_READ_ROWS, body) if len(body) < _SHORTEST * limit or _count(body, b"{") <= limit else None
+    few = len(body) < _SHORTEST * limit or _count(body, b"{") <= limit
+    colons = _count(body, b":") if few else 0
+    rows = _quickly(_READ_ROWS, body) if few and colons <= limit * len(FIELDS) else None
     if rows:
         _check_count(len(rows), limit)
-        table = _accept(body, *_columns_of(rows))
+        table = _accept(body, colons, *_columns_of(rows))
         if table is not None:
             return Batch(table)
     del rows
     first = first_sign(body)
     if body[first : first + 1] != b"[":
         wanted = "a batch must be a JSON array of applications, not"
-        raise RequestError(422, f"{wanted} {_json_type(_one_from_json(body, wanted))}")
+        raise RequestError(422, f"{wanted} {_json_type(_one_from_json(body, wanted)[0])}")
     found = outline(body, limit, sys.maxsize)
     if found.stopped == "depth":
         raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1))
