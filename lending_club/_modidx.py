@@ -1187,8 +1187,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests._Lines.__iter__': ( 'serving/requests.html#_lines.__iter__',
                                                                                                   'lending_club/serving/requests.py'),
-                                               'lending_club.serving.requests._Lines.__next__': ( 'serving/requests.html#_lines.__next__',
-                                                                                                  'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests._Lines.start_row': ( 'serving/requests.html#_lines.start_row',
                                                                                                    'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests._accept': ( 'serving/requests.html#_accept',

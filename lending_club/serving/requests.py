@@ -6,7 +6,8 @@
 __all__ = ['RequestError', 'Checked', 'check_objects', 'check_values', 'read_application', 'Batch', 'read_json_batch',
            'read_csv_batch']
 
-# %% ../../nbs/serving/requests.ipynb #1b53d976
+# %% ../../nbs/serving/requests.ipynb #3aa4e7fc
+import codecs
 import csv
 import io
 import json
@@ -208,7 +209,7 @@ def check_values(
     table, reasons = check_columns(values, n)
     return Checked(table, reasons, values, unknown)
 
-# %% ../../nbs/serving/requests.ipynb #6e7cb17b
+# %% ../../nbs/serving/requests.ipynb #0bad38c1
 _MAX_VALUES = 1_000  # of an application: its fields, and what is nested in them
 _TOO_MANY_VALUES = f"an application of more than {_MAX_VALUES:,} values is too large: send the fields of one loan"
 _APPLICATION = "an application must be a JSON object of raw fields, not"
@@ -217,19 +218,18 @@ _APPLICATION = "an application must be a JSON object of raw fields, not"
 def _one_from_json(
     body: bytes,
     wanted: str = _APPLICATION,  # the refusal of another type
-) -> tuple[Any, int]:  # and how many names its objects have
+) -> Any:
     "The body as parsed JSON, unless it holds more values than an application. Raises `RequestError`."
-    names, first = 0, first_sign(body)
+    first = first_sign(body)
     sign = body[first : first + 1]
-    if sign in (b"{", b"["):
+    if sign in (b"{", b"[") and sum(_count(body, each) for each in (b",", b"{", b"[")) > _MAX_VALUES:
         found = outline(body, _MAX_VALUES, _MAX_VALUES)
-        names = found.colons.sum()
         if found.stopped == "depth":
             body = body[: found.place + 1]  # the parser gives up there
         elif found.stopped:
             is_one = sign == b"{" and wanted is _APPLICATION
             raise RequestError(422, _TOO_MANY_VALUES if is_one else f"{wanted} {'an object' if sign == b'{' else 'an array'}")
-    return _from_json(body), names
+    return _from_json(body)
 
 
 def read_application(
@@ -241,8 +241,8 @@ def read_application(
     table = None if row is None else _accept(body, colons, *_columns_of_one(row))
     if table is not None:
         return table
-    data, names = _one_from_json(body)
-    if not isinstance(data, dict) or len(data) < names:
+    data = _one_from_json(body)
+    if not isinstance(data, dict) or len(data) < colons:
         _refuse_duplicates(body)
     if not isinstance(data, dict):
         raise RequestError(422, f"{_APPLICATION} {_json_type(data)}")
@@ -251,7 +251,7 @@ def read_application(
         raise checked.refuse(0, Hints())
     return checked.table
 
-# %% ../../nbs/serving/requests.ipynb #8154da42
+# %% ../../nbs/serving/requests.ipynb #403a7f29
 class Batch(NamedTuple):
     "Applications that can be answered, and those that cannot."
 
@@ -337,7 +337,7 @@ def read_json_batch(
     first = first_sign(body)
     if body[first : first + 1] != b"[":
         wanted = "a batch must be a JSON array of applications, not"
-        raise RequestError(422, f"{wanted} {_json_type(_one_from_json(body, wanted)[0])}")
+        raise RequestError(422, f"{wanted} {_json_type(_one_from_json(body, wanted))}")
     found = outline(body, limit, sys.maxsize)
     if found.stopped == "depth":
         raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1))
@@ -368,7 +368,7 @@ def _add_part(batch: _Collected, part: Part):
     }
     batch.add(check_objects([one for one in part.values if isinstance(one, dict)]), places, refused)
 
-# %% ../../nbs/serving/requests.ipynb #64242207
+# %% ../../nbs/serving/requests.ipynb #bf0bcdfd
 def _cell(name: str, text: str):
     "A cell's value; a text that is no number stays what it is, and is refused as such."
     if not text:
@@ -403,36 +403,36 @@ def _check_header(header: list[str]):
         raise RequestError(422, f"{count} field{'s' * (count > 1)} of the header cannot be used", errors[:_MAX_ERRORS])
 
 
+_MAX_COMMAS = 10_000  # of a row, and lines that it may span; those in quotes too
+_ROWS = 1_000  # that are checked at a time
+_SHORT = 2**20  # bytes of a body
+
+
 class _Lines:
-    "The lines of a CSV body, as the reader takes them; `commas` and `taken` since the last row."
+    "The lines of a CSV body, as the reader takes them."
 
     def __init__(self, body: bytes):
         try:
-            body.decode("utf-8-sig")
+            text = body.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise RequestError(400, f"the body is not UTF-8 (byte {error.start})") from None
-        self._text, self.number = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline=""), 0
-        self.start_row()
+        if len(body) > _SHORT:  # as a whole it would take four bytes a character
+            text = io.TextIOWrapper(io.BytesIO(body.removeprefix(codecs.BOM_UTF8)), "utf-8", newline="")
+        self._text = text if len(body) > _SHORT else io.StringIO(text, newline="")
+        self.first, self._size, self._commas = 1, 0, 0  # of the present row: its line, characters, commas of long lines
 
-    def start_row(self):
-        self.commas, self.taken, self.first = 0, 0, self.number + 1
+    def start_row(self, line: int):
+        self.first, self._size, self._commas = line, 0, 0
 
-    def __iter__(self):
-        return self
-
-    def __next__(self) -> str:
-        text = next(self._text)
-        self.number += 1
-        self.taken += 1
-        self.commas += text.count(",")
-        if self.commas > _MAX_COMMAS or self.taken > _MAX_COMMAS:
-            what = "commas" if self.commas > _MAX_COMMAS else "lines"
-            raise RequestError(422, f"a row with more than {_MAX_COMMAS:,} {what} starts at line {self.first}: send a row a loan")
-        return text
-
-
-_MAX_COMMAS = 10_000  # of a row, and lines that it may span; those in quotes too
-_ROWS = 250  # that are checked at a time
+    def __iter__(self) -> Iterator[str]:
+        for text in self._text:
+            self._size += len(text)
+            if self._size > _MAX_COMMAS:  # most rows have fewer characters
+                self._commas += text.count(",") + 1
+                if self._commas > _MAX_COMMAS:
+                    message = f"the row at line {self.first} has more than {_MAX_COMMAS:,} commas or lines: send a row a loan"
+                    raise RequestError(422, message)
+            yield text
 
 
 def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[list[str] | int], list[int]]]:
@@ -441,10 +441,10 @@ def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[l
     lines = _Lines(body)
     place, empty, rows, starts = 0, 0, [], []
     try:
-        reader = csv.reader(lines, strict=True)
+        reader = csv.reader(iter(lines), strict=True)
         header = [name.strip() for name in next(reader, [])]
         _check_header(header)
-        lines.start_row()
+        lines.start_row(reader.line_num + 1)
         for cells in reader:
             if cells:
                 rows.append(cells if len(cells) == len(header) else len(cells))
@@ -454,13 +454,14 @@ def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[l
                 empty += 1
                 if empty > limit + _MAX_COMMAS:
                     raise RequestError(422, f"the body has more than {limit + _MAX_COMMAS:,} empty lines: leave them out")
-            lines.start_row()
+            lines.start_row(reader.line_num + 1)
             if len(rows) == _ROWS:
                 yield header, place, rows, starts
                 place, rows, starts = place + len(rows), [], []
     except csv.Error as error:
         raise RequestError(400, f"line {lines.first} of the body is not valid CSV: {error}") from None
-    yield header, place, rows, starts
+    if rows:
+        yield header, place, rows, starts
 
 
 def read_csv_batch(
