@@ -1209,6 +1209,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests._from_json': ( 'serving/requests.html#_from_json',
                                                                                              'lending_club/serving/requests.py'),
+                                               'lending_club.serving.requests._has_more': ( 'serving/requests.html#_has_more',
+                                                                                            'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests._json_type': ( 'serving/requests.html#_json_type',
                                                                                              'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests._not_json': ( 'serving/requests.html#_not_json',
