@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['PREFIX', 'temporary_folder', 'remove_abandoned']
 
-# %% ../../nbs/core/temporary.ipynb #334d6a5c
+# %% ../../nbs/core/temporary.ipynb #d401f4d6
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from filelock import FileLock, Timeout
+from .files import try_lock
 
-# %% ../../nbs/core/temporary.ipynb #33f2eeaf
+# %% ../../nbs/core/temporary.ipynb #ca8654a4
 PREFIX = "lending-club-"  # of the names of temporary folders
 _LOCK = ".in-use"
 
@@ -26,15 +27,15 @@ def temporary_folder(
 ) -> Iterator[Path]:
     "A folder of its own around the block, deleted afterwards; `remove_abandoned` deletes it if the process is killed."
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    lock = FileLock(folder / _LOCK)
-    lock.acquire()
+    handle = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    try_lock(handle)
     try:
         yield folder
     finally:
-        lock.release()
+        os.close(handle)
         shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/core/temporary.ipynb #43aa7d46
+# %% ../../nbs/core/temporary.ipynb #d9c4cb91
 _YOUNG = 1  # seconds; a folder younger than this may not be locked yet
 
 
@@ -42,16 +43,19 @@ def remove_abandoned(
     parent: str | Path | None = None,  # where `temporary_folder` made them; None: the system's folder for temporary files
     prefix: str = PREFIX,
 ) -> list[str]:  # names of the folders that were deleted
-    "Delete the temporary folders of killed processes. Folders without a lock of ours are left alone."
+    "Delete the temporary folders of killed processes; none where files cannot be locked, or without a lock of ours."
     removed = []
     for folder in Path(parent or tempfile.gettempdir()).glob(f"{prefix}*"):
         lock = folder / _LOCK
         try:
             if folder.is_symlink() or not lock.is_file() or time.time() - folder.stat().st_mtime < _YOUNG:
                 continue
-            with FileLock(lock, timeout=0):
-                pass
-        except (OSError, Timeout):  # in use, or another user's
+            handle = os.open(lock, os.O_RDWR)
+            free = try_lock(handle)
+            os.close(handle)
+        except OSError:  # another process was quicker, or it is another user's
+            continue
+        if not free:
             continue
         shutil.rmtree(folder, ignore_errors=True)
         removed.append(folder.name)
