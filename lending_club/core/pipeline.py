@@ -291,13 +291,13 @@ def run_pipeline(
     say=log.info,  # as in `run_stages`
 ) -> PipelineRun:
     "Run the stages, from raw loans to a registered candidate. Raises the `LendingClubError` of whatever is wrong."
-    from lending_club.core.containers import sniff_format
+    from lending_club.core.containers import find_tables
     from lending_club.core.registry import check_answers, connect
 
     ensure_var(settings)
     check_answers(settings)
     if not settings.is_sample:
-        sniff_format(settings.data_file)
+        find_tables(settings.data_file)
     values = {name: getattr(settings, name) for name in given}
     parameters = {name: value if isinstance(value, (int, float, bool)) else str(value) for name, value in values.items()}
     executed = run_stages(settings, parameters, force=force, say=say)
