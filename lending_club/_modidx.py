@@ -243,6 +243,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                               'lending_club.core.containers.without_copies': ( 'core/containers.html#without_copies',
                                                                                                'lending_club/core/containers.py')},
             'lending_club.core.data': { 'lending_club.core.data._add_absent': ('core/data.html#_add_absent', 'lending_club/core/data.py'),
+                                        'lending_club.core.data._add_partly_absent': ( 'core/data.html#_add_partly_absent',
+                                                                                       'lending_club/core/data.py'),
                                         'lending_club.core.data._as_text': ('core/data.html#_as_text', 'lending_club/core/data.py'),
                                         'lending_club.core.data._convert': ('core/data.html#_convert', 'lending_club/core/data.py'),
                                         'lending_club.core.data._type_columns': ( 'core/data.html#_type_columns',

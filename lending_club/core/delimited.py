@@ -6,11 +6,12 @@
 __all__ = ['log', 'SEPARATORS', 'ABOVE_HEADER', 'SUMMARY_LINES', 'known_names', 'renamed', 'Layout', 'parse_header',
            'double_quotes', 'TextSections', 'is_summary', 'swallows_loans', 'explain_section', 'csv_batches']
 
-# %% ../../nbs/core/delimited.ipynb #e3e3808b
+# %% ../../nbs/core/delimited.ipynb #de753b82
 import codecs
 import csv
 import io
 import logging
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import re
@@ -106,7 +107,7 @@ def _refuse_without_header(lines: list[str], name: str):
         f"the first is {first[:60]!r}"
     )
 
-# %% ../../nbs/core/delimited.ipynb #0a916b12
+# %% ../../nbs/core/delimited.ipynb #7785e151
 def _is_strict(line: str, separator: str, columns: int) -> bool:
     "Whether a line is valid CSV with the right number of fields."
     try:
@@ -120,7 +121,7 @@ def double_quotes(
     layout: Layout,
 ) -> bytes:
     r"""`block` with `""` for `\"` in lines where a backslash stands before a quotation mark."""
-    if b'\\"' not in block:
+    if b"\\" not in block:  # a single byte is found faster than two
         return block
     lines, columns = block.split(b"\n"), len(layout.header)
     odd = [i for i, line in enumerate(lines) if b'\\"' in line]
@@ -133,7 +134,7 @@ def double_quotes(
             lines[i] = lines[i].replace(b'\\"', b'""')
     return b"\n".join(lines)
 
-# %% ../../nbs/core/delimited.ipynb #bfad7bd8
+# %% ../../nbs/core/delimited.ipynb #55f67bdb
 _CHUNK = 8 << 20  # bytes that the parser asks for at a time
 
 
@@ -167,27 +168,30 @@ class TextSections:
 
     def _block(self, size: int) -> bytes:
         "Whole lines, about `size` bytes; empty at the end."
-        while not self.at_end:
-            self.rest += self._more(max(size - len(self.rest), 1 << 16))
-            end = self.rest.rfind(b"\n") + 1
-            if end and (len(self.rest) >= size // 2 or self.at_end):
-                break
-            if len(self.rest) > 2 * _CHUNK:
+        pieces, length = [self.rest], len(self.rest)
+        end = self.rest.rfind(b"\n") + 1 if length >= size // 2 else 0
+        while not end and not self.at_end:
+            pieces.append(self._more(max(size - length, 1 << 16)))
+            length += len(pieces[-1])
+            end = pieces[-1].rfind(b"\n") + 1 if length >= size // 2 else 0
+            if length > 2 * _CHUNK and not end:
                 raise DataError(
                     f"{self.name}: line {self.lines + 1} is longer than {2 * _CHUNK >> 20} MB: write one loan in each line"
                 )
-        end = len(self.rest) if self.at_end else self.rest.rfind(b"\n") + 1
-        block, self.rest = self.rest[:end], self.rest[end:]
-        return as_utf8(block)
+        last = pieces.pop()
+        end = end or len(last)
+        self.rest = last[end:]
+        return as_utf8(b"".join([*pieces, memoryview(last)[:end]]))
 
     def _count(self, block: bytes) -> bytes:
-        self.lines += block.count(b"\n") + (block[-1:] not in (b"\n", b""))
+        ends = np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+        self.lines += int(ends) + (block[-1:] not in (b"\n", b""))
         return block
 
     def _header_in(self, block: bytes) -> int:
         "Where the first header in `block` begins, and `waiting` is set to it; -1 where there is none."
         found = {}
-        for spelling in {b"loan_amnt", b"LOAN_AMNT", self.spelling}:
+        for spelling in {b"loan_amnt", self.spelling}:
             at = block.find(spelling)
             while at >= 0:
                 begin, end = block.rfind(b"\n", 0, at) + 1, block.find(b"\n", at)
