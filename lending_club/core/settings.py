@@ -33,7 +33,7 @@ def project_root(
             return folder
     return start
 
-# %% ../../nbs/core/settings.ipynb #e1e1a934
+# %% ../../nbs/core/settings.ipynb #5b25a875
 def _setting(default, meaning: str, minimum=None, below=None, recorded=True, secret=False):
     notes = {"meaning": meaning, "minimum": minimum, "below": below, "recorded": recorded and not secret}
     return field(default=default, repr=not secret, metadata=notes)
@@ -49,6 +49,7 @@ class Settings:
     val_end: date = _setting(date(2017, 1, 1), "loans issued from train_end to before this date validate, later ones test")
     use_addr_state: bool = _setting(False, "whether the borrower's state may be a model input (fair lending)")
     min_coverage: float = _setting(0.05, "columns filled in a smaller share of train are dropped", minimum=0, below=1)
+    max_repeated: float = _setting(0.2, "largest share of loans that equal another in every input; more are refused", minimum=0)
     seed: int = _setting(42, "seed of sampling, search and training", minimum=0)
     trials: int = _setting(1, "hyperparameter trials in total; the first is the defaults", minimum=1)
     search_minutes: float = _setting(0.0, "minutes after which no further trial starts; 0: no limit", minimum=0)
