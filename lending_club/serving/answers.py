@@ -78,14 +78,15 @@ class Health(BaseModel):
     last_poll: str | None = Field(description="time of that poll, UTC")
     cache_error: str | None = Field(None, description="why the champion could not be cached for a start without a registry")
 
-# %% ../../nbs/serving/answers.ipynb #4adbd10c
+# %% ../../nbs/serving/answers.ipynb #6eab61e6
 REFUSALS = {
     400: "the body is not what its type says: not JSON or CSV, not UTF-8, empty, a name twice in one object, NaN, cut off",
     401: "the key is missing or wrong",
+    408: "the body came too slowly",
     413: "the body or batch is too large: more than `max_body_mib` or `max_batch_rows`",
     415: "another content type, charset or encoding",
     422: "fields that cannot be used, each with value, what is allowed and, if unknown, the nearest known name",
-    503: "no champion is loaded yet",
+    503: "no champion is loaded yet, or too many large requests at once",
 }
 
 
@@ -100,8 +101,10 @@ def reply(
 
 def refuse(error: RequestError) -> Response:
     "The answer to a request that cannot be answered."
-    headers = {"www-authenticate": "ApiKey"} if error.status == 401 else None
-    return reply(error.refusal, error.status, headers)
+    return reply(error.refusal, error.status, _HEADERS.get(error.status))
+
+
+_HEADERS = {401: {"www-authenticate": "ApiKey"}, 503: {"retry-after": "2"}}
 
 
 def refused_application(error: RequestError) -> dict:

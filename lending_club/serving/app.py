@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['ApiKeys', 'RequestBatcher', 'create_app']
 
-# %% ../../nbs/serving/app.ipynb #ba002d8b
+# %% ../../nbs/serving/app.ipynb #def02df7
 import gc
 import hashlib
 import hmac
 import lending_club
 import re
 from anyio import CapacityLimiter, to_thread
-from asyncio import get_running_loop
+from asyncio import get_running_loop, timeout
 from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse, Response
 from fastapi_offline import FastAPIOffline
+from io import BytesIO
 from prometheus_client import CONTENT_TYPE_LATEST
 from ..core.applications import ApplicationTable
 from ..core.settings import Settings, SettingsError, load_settings
@@ -27,12 +28,13 @@ from .answers import refuse, refused_application, reply
 from .champion import ChampionPoller
 from .consistency import MODES, name_contradictions, refuse_contradiction, refuse_contradictions
 from .document import application_schema
+from .memory import BodyMemory, Lease
 from .middleware import GracefulShutdown, ObservabilityMiddleware
 from .observability import Metrics
 from .requests import Batch, RequestError, read_application, read_csv_batch, read_json_batch
 from .webhook import WebhookError, check_webhook
 
-# %% ../../nbs/serving/app.ipynb #703c7e8b
+# %% ../../nbs/serving/app.ipynb #08cd75f1
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
 _CSV_TYPES = ("text/csv", "application/csv")
 
@@ -58,24 +60,38 @@ def _is_csv(
     return False
 
 
+_SILENT_SECONDS = 60
+
+
 async def _read_body(
     request: Request,
     limit: int,  # bytes at most
+    lease: Lease,  # what is read in more than one piece is taken of it
 ) -> bytes:
     "The body. Raises `RequestError`."
     length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > limit:
+    if length.isdecimal() and (len(length) > 18 or int(length) > limit):
         raise _too_large(limit)
-    chunks, size, more = [], 0, True
-    while more:
-        message = await request.receive()
+    pieces, size, message = None, 0, await request.receive()
+    while True:
         if message["type"] == "http.disconnect":
             raise RequestError(400, "the connection ended before the body was complete")
-        chunks.append(message.get("body", b""))
-        size, more = size + len(chunks[-1]), message.get("more_body", False)
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        size += len(piece)
         if size > limit:
             raise _too_large(limit)
-    return b"".join(chunks)
+        if pieces is None and not more:  # all in one piece
+            return piece
+        pieces = pieces or BytesIO()
+        lease.take(len(piece))
+        pieces.write(piece)
+        if not more:
+            return pieces.getvalue()
+        try:
+            async with timeout(_SILENT_SECONDS):
+                message = await request.receive()
+        except TimeoutError:
+            raise RequestError(408, f"no more of the body came for {_SILENT_SECONDS} seconds: send it again") from None
 
 
 def _too_large(limit: int) -> RequestError:
@@ -182,9 +198,22 @@ def _read_partial(request: Request) -> bool:
         raise RequestError(422, f"the query is {shown!r}; send partial=true or partial=false")
     return values == ["true"]
 
-# %% ../../nbs/serving/app.ipynb #760aebba
-_IN_LOOP = 2**16  # bytes of a body that is read in the event loop
+# %% ../../nbs/serving/app.ipynb #b4c4d6a1
+_IN_LOOP = 2**13  # bytes of a body that is read in the event loop
 _THREADS = 2
+_HEAVY = 2**22  # bytes of a body; one at a time
+_BODIES = 8  # of the largest size that may be held at once
+
+
+def _or_error(read, body: bytes):
+    """What `read` returns or the `RequestError` that it raises.
+
+    Raised through a thread's future, the error and its traceback, which holds the body, would refer to each other and
+    so keep the body until the next collection of garbage."""
+    try:
+        return read(body)
+    except RequestError as error:
+        return error.with_traceback(None)
 
 
 def create_app(
@@ -197,8 +226,18 @@ def create_app(
     refusing = settings.inconsistent == "refuse"
     keys, metrics, shutdown = ApiKeys(settings.api_keys), Metrics(), GracefulShutdown()
     poller = ChampionPoller(settings, observe=metrics.observe_poll)
-    limiter = CapacityLimiter(_THREADS)
+    limiter, heavy = CapacityLimiter(_THREADS), CapacityLimiter(1)
     max_body = int(settings.max_body_mib * 2**20)
+    memory = BodyMemory(_BODIES * max_body)
+
+    async def run_in_thread(read, body: bytes):
+        result = await to_thread.run_sync(_or_error, read, body, limiter=heavy if len(body) > _HEAVY else limiter)
+        if isinstance(result, RequestError):
+            try:
+                raise result
+            finally:
+                del result
+        return result
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -254,9 +293,10 @@ def create_app(
         "The decision about one application, sent as a JSON object of raw fields."
         keys.check(request)
         _is_csv(request, False)
-        body = await _read_body(request, max_body)
-        large = len(body) > _IN_LOOP
-        application = await to_thread.run_sync(read_application, body, limiter=limiter) if large else read_application(body)
+        with memory.lease() as lease:
+            body = await _read_body(request, max_body, lease)
+            large = len(body) > _IN_LOOP
+            application = await run_in_thread(read_application, body) if large else read_application(body)
         if refusing:
             refuse_contradiction(application)
         return reply(await batcher.answer(present_scorer(request), application))
@@ -274,15 +314,15 @@ def create_app(
         keys.check(request)
         partial = _read_partial(request)
         read = read_csv_batch if _is_csv(request, True) else read_json_batch
-        body = await _read_body(request, max_body)
 
-        def answer() -> Response:
+        def answer(body: bytes) -> Response:
             batch = read(body, settings.max_batch_rows, partial)
             if refusing:
                 batch = refuse_contradictions(batch, partial)
             return reply(score_batch(present_scorer(request), batch))
 
-        return await to_thread.run_sync(answer, limiter=limiter)
+        with memory.lease() as lease:
+            return await run_in_thread(answer, await _read_body(request, max_body, lease))
 
     @app.get("/health", response_model=Health)
     async def health():
@@ -316,7 +356,8 @@ def create_app(
         "MLflow's registry reports that an alias has moved: if it is the champion's, the service polls at once."
         if not settings.webhook_secret:
             raise RequestError(404, "the webhook is closed: set webhook_secret to MLflow's secret to open it")
-        body = await _read_body(request, min(max_body, 2**20))
+        with memory.lease() as lease:
+            body = await _read_body(request, min(max_body, 2**20), lease)
         try:
             event = check_webhook(settings.webhook_secret, request.headers, body)
         except WebhookError as error:

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['log', 'access_log', 'GracefulShutdown', 'ObservabilityMiddleware']
 
-# %% ../../nbs/serving/middleware.ipynb #8e646685
+# %% ../../nbs/serving/middleware.ipynb #7e566593
 import logging
+import math
 import os
 import re
 import secrets
@@ -14,7 +15,7 @@ import signal
 import threading
 import time
 import traceback
-from asyncio import get_running_loop
+from asyncio import get_running_loop, timeout
 from fastapi import Request
 from fastapi.responses import Response
 from .answers import refuse, reply
@@ -81,12 +82,46 @@ def _log_broken(error: Exception, request_id: bytes):
     fields = {"request_id": request_id.decode(), "error": type(error).__name__, "at": places}
     log.error("a request could not be answered", extra={"fields": fields})
 
-# %% ../../nbs/serving/middleware.ipynb #7c007a66
+# %% ../../nbs/serving/middleware.ipynb #459bef88
+_SMALL_BODY = 2**16  # bytes
+_DISCARDED_BYTES, _DISCARDED_SECONDS = 2**25, 5
+
+
+def _unread_length(headers) -> float:
+    "The announced length of a request's body, `inf` for an unknown one."
+    length = 0.0
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            length = float(value)
+        elif name == b"transfer-encoding" or name == b"expect":  # the client may wait to be told that it may send
+            return math.inf
+    return length
+
+
+async def _discard(receive, most: int, seconds: float) -> bool:
+    "Read on and forget it; says whether the request's end was reached."
+    try:
+        async with timeout(seconds):
+            while most > 0:
+                message = await receive()
+                if not message.get("more_body", False):
+                    return True
+                most -= len(message["body"])
+    except TimeoutError:
+        pass
+    return False
+
+# %% ../../nbs/serving/middleware.ipynb #55bbb2ce
 async def _or_refusal(endpoint, request: Request) -> Response:
     try:
         return await endpoint(request)
     except RequestError as error:
         return refuse(error)
+
+
+async def _refuse_head(request: Request) -> Response:
+    "The answer to a request whose head the server's protocol refuses."
+    raise RequestError(*request.scope["refused"])
 
 
 class ObservabilityMiddleware:
@@ -102,25 +137,37 @@ class ObservabilityMiddleware:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        status = 0
+        status, body_read, lingering = 0, False, False
         request_id = _request_id(scope["headers"])
 
+        async def receive_on():
+            nonlocal body_read
+            message = await receive()
+            body_read = not message.get("more_body", False)
+            return message
+
         async def send_on(message):
-            nonlocal status
+            nonlocal status, lingering
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append((b"x-request-id", request_id))
-                if self.shutdown.begun:
+                if not body_read and (length := _unread_length(scope["headers"])):
+                    lingering = length > _SMALL_BODY or not await _discard(receive, _SMALL_BODY, 0.05)
+                if lingering or self.shutdown.begun:
                     message["headers"].append((b"connection", b"close"))
+            elif lingering and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await _discard(receive, _DISCARDED_BYTES, _DISCARDED_SECONDS)
+                message = {"type": message["type"]}
             await send(message)
 
         try:
-            endpoint = self.direct.get((scope["method"], scope["path"]))
+            endpoint = self.direct.get((scope["method"], scope["path"])) if "refused" not in scope else _refuse_head
             if endpoint is None:
-                await self.app(scope, receive, send_on)
+                await self.app(scope, receive_on, send_on)
             else:
-                response = await _or_refusal(endpoint, Request(scope, receive))
-                await response(scope, receive, send_on)
+                response = await _or_refusal(endpoint, Request(scope, receive_on))
+                await response(scope, receive_on, send_on)
         except Exception as error:  # whatever broke, the client gets JSON and the log an id
             _log_broken(error, request_id)
             if status:

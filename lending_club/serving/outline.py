@@ -97,8 +97,8 @@ def outline(
     each = [np.diff(np.concatenate(counts), prepend=0) for counts in (values, colons)]
     return Outline(np.concatenate(ends), *each, closed, stopped, place)
 
-# %% ../../nbs/serving/outline.ipynb #8d40992c
-_ELEMENTS, _BYTES = 250, 2**19  # of a part at most, unless a single element is longer
+# %% ../../nbs/serving/outline.ipynb #d2710dba
+_ELEMENTS, _BYTES = 250, 2**18  # of a part at most, unless a single element is longer
 _BLANK = bytes(byte if byte == ord("\n") else ord(" ") for byte in range(256))
 
 

@@ -6,7 +6,8 @@
 __all__ = ['RequestError', 'Checked', 'check_objects', 'check_values', 'read_application', 'Batch', 'read_json_batch',
            'read_csv_batch']
 
-# %% ../../nbs/serving/requests.ipynb #62e4e904
+# %% ../../nbs/serving/requests.ipynb #3aa4e7fc
+import codecs
 import csv
 import io
 import json
@@ -42,7 +43,7 @@ class RequestError(LendingClubError):
         "What is answered."
         return {"detail": str(self), **({"errors": self.errors} if self.errors else {})}
 
-# %% ../../nbs/serving/requests.ipynb #ea4ce4de
+# %% ../../nbs/serving/requests.ipynb #effc74ba
 def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, what stands for an absent field
     "A field of `_Row`."
     if rule.kind == "number":
@@ -54,7 +55,8 @@ def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, w
     return rule.name, own | None | msgspec.UnsetType, msgspec.UNSET
 
 
-_Row = msgspec.defstruct("_Row", [_slot(RULES[name]) for name in NUMBER_FIELDS + TEXT_FIELDS], kw_only=True, gc=False)
+_slots = [_slot(RULES[name]) for name in NUMBER_FIELDS + TEXT_FIELDS]
+_Row = msgspec.defstruct("_Row", _slots, kw_only=True, gc=False, forbid_unknown_fields=True)
 _READ_ROW, _READ_ROWS = msgspec.json.Decoder(_Row).decode, msgspec.json.Decoder(list[_Row]).decode
 _N = len(NUMBER_FIELDS)
 _numbers_of, _texts_of = itemgetter(slice(_N)), itemgetter(slice(_N, None))
@@ -105,12 +107,12 @@ def _columns_of_one(row) -> tuple[np.ndarray, dict[str, Sequence], int]:  # as `
 
 def _accept(
     body: bytes,
+    colons: int,  # in the body
     block: np.ndarray,  # shape (len(NUMBER_FIELDS), n), float64, NaN where missing
     texts: dict[str, Sequence],  # values by field
     fields: int,  # that the rows have
 ) -> ApplicationTable | None:
     "The rows of a body as a table; None where a row is not right, or where that takes a closer look."
-    colons = _count(body, b":")
     if colons != fields:
         within = sum(value.count(":") for values in texts.values() for value in values if type(value) is str)
         if colons - within != fields or b"\\" in body:
@@ -252,7 +254,7 @@ def check_values(
     table, reasons = check_columns(values, n)
     return Checked(table, reasons, values, unknown)
 
-# %% ../../nbs/serving/requests.ipynb #98a6a96f
+# %% ../../nbs/serving/requests.ipynb #0bad38c1
 _MAX_VALUES = 1_000  # of an application: its fields, and what is nested in them
 _TOO_MANY_VALUES = f"an application of more than {_MAX_VALUES:,} values is too large: send the fields of one loan"
 _APPLICATION = "an application must be a JSON object of raw fields, not"
@@ -265,7 +267,7 @@ def _one_from_json(
     "The body as parsed JSON, unless it holds more values than an application. Raises `RequestError`."
     first = first_sign(body)
     sign = body[first : first + 1]
-    if sign in (b"{", b"["):
+    if sign in (b"{", b"[") and sum(_count(body, each) for each in (b",", b"{", b"[")) > _MAX_VALUES:
         found = outline(body, _MAX_VALUES, _MAX_VALUES)
         if found.stopped == "depth":
             body = body[: found.place + 1]  # the parser gives up there
@@ -279,12 +281,14 @@ def read_application(
     body: bytes,  # JSON
 ) -> ApplicationTable:  # of one row
     "The application in a request's body. Raises `RequestError`."
-    row = _quickly(_READ_ROW, body)
-    table = None if row is None else _accept(body, *_columns_of_one(row))
+    colons = _count(body, b":")
+    row = _quickly(_READ_ROW, body) if colons <= _MAX_VALUES else None
+    table = None if row is None else _accept(body, colons, *_columns_of_one(row))
     if table is not None:
         return table
     data = _one_from_json(body)
-    _refuse_duplicates(body)
+    if not isinstance(data, dict) or len(data) < colons:
+        _refuse_duplicates(body)
     if not isinstance(data, dict):
         raise RequestError(422, f"{_APPLICATION} {_json_type(data)}")
     checked = check_objects([data])
@@ -292,7 +296,7 @@ def read_application(
         raise checked.refuse(0, Hints())
     return checked.table
 
-# %% ../../nbs/serving/requests.ipynb #4d4986e8
+# %% ../../nbs/serving/requests.ipynb #e453a25e
 class Batch(NamedTuple):
     "Applications that can be answered, and those that cannot."
 
@@ -360,16 +364,28 @@ def _rows_of(table: ApplicationTable, rows: Sequence[int]) -> ApplicationTable:
 _SHORTEST = 4 * len(b'{"loan_amnt":500,"term":"","annual_inc":0},')  # bytes; shorter on average: rows are counted first
 
 
+def _has_more(body: bytes, sign: bytes, limit: int) -> bool:
+    "Whether a body has more than `limit` of a byte, which is usually rare in it."
+    found, steps = 0, 2**18
+    for start in range(0, len(body), steps):
+        found += body.count(sign, start, start + steps)
+        if found > limit:
+            return True
+    return False
+
+
 def read_json_batch(
     body: bytes,
     limit: int,  # applications at most
     partial: bool = False,  # whether the others are answered if some cannot be used
 ) -> Batch:
     "The applications in a JSON array. Raises `RequestError`."
-    rows = _quickly(_READ_ROWS, body) if len(body) < _SHORTEST * limit or _count(body, b"{") <= limit else None
+    few = len(body) < _SHORTEST * limit or not _has_more(body, b"{", limit)
+    colons = _count(body, b":") if few else 0
+    rows = _quickly(_READ_ROWS, body) if few and colons <= limit * len(FIELDS) else None
     if rows:
         _check_count(len(rows), limit)
-        table = _accept(body, *_columns_of(rows))
+        table = _accept(body, colons, *_columns_of(rows))
         if table is not None:
             return Batch(table)
     del rows
@@ -407,7 +423,7 @@ def _add_part(batch: _Collected, part: Part):
     }
     batch.add(check_objects([one for one in part.values if isinstance(one, dict)]), places, refused)
 
-# %% ../../nbs/serving/requests.ipynb #2b0eeff9
+# %% ../../nbs/serving/requests.ipynb #bf0bcdfd
 _PLAIN = "0123456789.-"  # signs of a number that is written as JSON writes it, without an exponent
 
 
@@ -449,36 +465,36 @@ def _check_header(header: list[str]) -> list[str]:
     return header
 
 
+_MAX_COMMAS = 10_000  # of a row, and lines that it may span; those in quotes too
+_ROWS = 1_000  # that are checked at a time
+_SHORT = 2**20  # bytes of a body
+
+
 class _Lines:
-    "The lines of a CSV body, as the reader takes them; `commas` and `taken` since the last row."
+    "The lines of a CSV body, as the reader takes them."
 
     def __init__(self, body: bytes):
         try:
-            body.decode("utf-8-sig")
+            text = body.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise RequestError(400, f"the body is not UTF-8 (byte {error.start})") from None
-        self._text, self.number = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline=""), 0
-        self.start_row()
+        if len(body) > _SHORT:  # as a whole it would take four bytes a character
+            text = io.TextIOWrapper(io.BytesIO(body.removeprefix(codecs.BOM_UTF8)), "utf-8", newline="")
+        self._text = text if len(body) > _SHORT else io.StringIO(text, newline="")
+        self.first, self._size, self._commas = 1, 0, 0  # of the present row: its line, characters, commas of long lines
 
-    def start_row(self):
-        self.commas, self.taken, self.first = 0, 0, self.number + 1
+    def start_row(self, line: int):
+        self.first, self._size, self._commas = line, 0, 0
 
-    def __iter__(self):
-        return self
-
-    def __next__(self) -> str:
-        text = next(self._text)
-        self.number += 1
-        self.taken += 1
-        self.commas += text.count(",")
-        if self.commas > _MAX_COMMAS or self.taken > _MAX_COMMAS:
-            what = "commas" if self.commas > _MAX_COMMAS else "lines"
-            raise RequestError(422, f"a row with more than {_MAX_COMMAS:,} {what} starts at line {self.first}: send a row a loan")
-        return text
-
-
-_MAX_COMMAS = 10_000  # of a row, and lines that it may span; those in quotes too
-_ROWS = 250  # that are checked at a time
+    def __iter__(self) -> Iterator[str]:
+        for text in self._text:
+            self._size += len(text)
+            if self._size > _MAX_COMMAS:  # most rows have fewer characters
+                self._commas += text.count(",") + 1
+                if self._commas > _MAX_COMMAS:
+                    message = f"the row at line {self.first} has more than {_MAX_COMMAS:,} commas or lines: send a row a loan"
+                    raise RequestError(422, message)
+            yield text
 
 
 def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[list[str] | int], list[int]]]:
@@ -487,9 +503,9 @@ def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[l
     lines = _Lines(body)
     place, empty, rows, starts = 0, 0, [], []
     try:
-        reader = csv.reader(lines, strict=True)
+        reader = csv.reader(iter(lines), strict=True)
         header = _check_header([name.strip() for name in next(reader, [])])
-        lines.start_row()
+        lines.start_row(reader.line_num + 1)
         for cells in reader:
             if cells:
                 rows.append(cells if len(cells) == len(header) else len(cells))
@@ -499,13 +515,14 @@ def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[l
                 empty += 1
                 if empty > limit + _MAX_COMMAS:
                     raise RequestError(422, f"the body has more than {limit + _MAX_COMMAS:,} empty lines: leave them out")
-            lines.start_row()
+            lines.start_row(reader.line_num + 1)
             if len(rows) == _ROWS:
                 yield header, place, rows, starts
                 place, rows, starts = place + len(rows), [], []
     except csv.Error as error:
         raise RequestError(400, f"line {lines.first} of the body is not valid CSV: {error}") from None
-    yield header, place, rows, starts
+    if rows:
+        yield header, place, rows, starts
 
 
 def read_csv_batch(

@@ -1,0 +1,396 @@
+"""Requests that are made to be expensive: what they cost the service in memory, and what they cost the other requests.
+
+    python benchmarks/hostile.py                          # two minutes; no training
+    python benchmarks/hostile.py --before ../earlier      # beside the service of another checkout
+    python benchmarks/hostile.py --workers 2
+
+A version that the repository keeps is served by `lending-club serve` on the loopback. Each kind of request below is sent to it
+once, one after the other, while another connection asks for one decision every 20 ms. Then all are sent once more by four
+clients at once. For each kind: the status, the seconds to the answer, and the highest resident memory of the worker meanwhile
+(`VmHWM`, Linux). Writes benchmarks/results/hostile.json and prints a table.
+"""
+
+import argparse
+import http.client
+import itertools
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve()
+ROOT, RESULTS = HERE.parent.parent, HERE.parent / "results"
+CLI = "import sys; from lending_club.cli import main; sys.exit(main(sys.argv[1:]))"
+SIZE = 16 * 2**20  # bytes, the service's limit
+ROWS = 10_000  # likewise
+GOOD = b'"loan_amnt":5000,"term":"36 months","annual_inc":50000'
+PARTIAL = "/predict/batch?partial=true"
+
+
+class Body(NamedTuple):
+    "An expensive request."
+
+    path: str
+    make: callable  # its body, `SIZE` bytes unless that is the point
+    statuses: tuple[int, ...]
+    content_type: str = "application/json"
+
+
+def filled(start: bytes, unit: bytes, end: bytes, size: int = SIZE) -> bytes:
+    "`unit` over and over, with a comma in between."
+    count = (size - len(start) - len(end)) // (len(unit) + 1)
+    return start + b",".join([unit] * count) + end
+
+
+def numbered(start: bytes, unit: bytes, end: bytes, size: int = SIZE) -> bytes:
+    "`unit` with a number that goes up."
+    count = (size - len(start) - len(end)) // (len(unit % 10**6) + 1)
+    return start + b",".join(unit % i for i in range(count)) + end
+
+
+def rows(row: bytes, more: bytes = b"", count: int = ROWS) -> bytes:
+    "An array of objects: `row`, and as many of `more` (with numbers that go up where it has a place for one) as fit."
+    each = (SIZE - 100) // count - len(row) - 3
+    if not more:
+        return b"[" + b",".join([b"{" + row + b"}"] * count) + b"]"
+    if b"%d" not in more:
+        one = b"{" + row + b"," + filled(b"", more, b"", each) + b"}"
+        return b"[" + b",".join([one] * count) + b"]"
+    numbers, fits = itertools.count(), each // (len(more % 10**6) + 1)
+    return b"[" + b",".join(b"{" + row + b"," + b",".join(more % next(numbers) for _ in range(fits)) + b"}" for _ in range(count)) + b"]"
+
+
+def wrong_row() -> bytes:
+    "As many fields as fit into 10,000 rows, each an empty array, which is wrong."
+    from lending_club.serving.checker import FIELDS
+
+    row, room = b"", SIZE // ROWS - 10
+    for name in sorted(FIELDS, key=len):
+        row += b'"%s":[],' % name.encode() if len(row) + len(name) < room - 6 else b""
+    return row[:-1]
+
+
+def whole_row() -> bytes:
+    "A row of the raw file with many columns of after the decision, which are ignored."
+    from lending_club.core.schema import COLUMNS, EXAMPLE_APPLICATION
+
+    ignored = [column.name for column in COLUMNS if not column.at_origination]
+    return json.dumps(EXAMPLE_APPLICATION | dict.fromkeys(ignored, 0.5), separators=(",", ":")).encode()[1:-1]
+
+
+def csv_rows(header: bytes, row: bytes, count: int = ROWS) -> bytes:
+    return header + b"\n" + (row + b"\n") * count
+
+
+HEADER = b"loan_amnt,term,annual_inc,emp_title"
+
+
+def bodies() -> dict[str, Body]:
+    "Expensive requests by what is in them."
+    from lending_club.serving.checker import FIELDS
+
+    names = ",".join(FIELDS).encode()
+    wide = dict(content_type="text/csv")
+    return {
+        # one application
+        "1.3 million unknown names": Body("/predict", lambda: numbered(b"{", b'"a%d":1', b"}"), (422,)),
+        "unknown names of 1,000 letters": Body("/predict", lambda: numbered(b"{", b'"' + b"x" * 1_000 + b'%d":1', b"}"), (422,)),
+        "one name a million times": Body("/predict", lambda: filled(b"{", b'"dti":12', b"}"), (400, 422)),
+        "900 unknown names, hard to guess": Body("/predict", lambda: b"{" + b",".join(b'"inq_anual_inc_%d":1' % i for i in range(900)) + b"}", (422,)),
+        "a name of 16 MiB": Body("/predict", lambda: b"{" + GOOD + b',"' + b"x" * (SIZE - 100) + b'":1}', (422,)),
+        "8 million numbers in an ignored field": Body("/predict", lambda: filled(b"{" + GOOD + b',"recoveries":[', b"1", b"]}"), (422,)),
+        "3 million objects in an ignored field": Body("/predict", lambda: filled(b"{" + GOOD + b',"recoveries":[', b'{"":1}'[:0] + b"{}", b"]}"), (422,)),
+        "nested arrays": Body("/predict", lambda: b'{"recoveries":' + b"[" * (SIZE - 100), (400,)),
+        "nested objects": Body("/predict", lambda: b'{"a":' * (SIZE // 5), (400,)),
+        "a number of 16 million digits": Body("/predict", lambda: b'{"loan_amnt":1' + b"0" * (SIZE - 20) + b"}", (400, 422)),
+        "a fraction of 16 million digits": Body("/predict", lambda: b'{"loan_amnt":0.' + b"1" * (SIZE - 20) + b"}", (400, 422)),
+        "an exponent of 16 million digits": Body("/predict", lambda: b'{"loan_amnt":1e' + b"1" * (SIZE - 20) + b"}", (400, 422)),
+        "a text of 16 MiB": Body("/predict", lambda: b"{" + GOOD + b',"emp_title":"' + b"x" * (SIZE - 100) + b'"}', (422,)),
+        "a text of 2.8 million escapes": Body("/predict", lambda: b"{" + GOOD + b',"emp_title":"' + rb"\u00e9" * (SIZE // 6 - 20) + b'"}', (422,)),
+        "a text with one wide character": Body("/predict", lambda: b"{" + GOOD + b',"emp_title":"\xf0\x9f\x8f\xa0' + b"x" * (SIZE - 100) + b'"}', (422,)),
+        "a text without an end": Body("/predict", lambda: b"{" + GOOD + b',"emp_title":"' + b"\\\\" * (SIZE // 2 - 50), (400,)),
+        "white space": Body("/predict", lambda: b" " * SIZE, (400,)),
+        "an application behind white space": Body("/predict", lambda: b"\n" * (SIZE - 100) + b"{" + GOOD + b"}", (200,)),
+        "an array for one application": Body("/predict", lambda: filled(b"[", b"{}", b"]"), (422,)),
+        # batches
+        "5.6 million empty objects": Body("/predict/batch", lambda: filled(b"[", b"{}", b"]"), (413,)),
+        "5.6 million empty objects, partial": Body(PARTIAL, lambda: filled(b"[", b"{}", b"]"), (413,)),
+        "8 million zeros": Body(PARTIAL, lambda: filled(b"[", b"0", b"]"), (413,)),
+        "3.4 million nulls": Body("/predict/batch", lambda: filled(b"[", b"null", b"]"), (413,)),
+        "280,000 small applications": Body("/predict/batch", lambda: filled(b"[", b"{" + GOOD + b"}", b"]"), (413,)),
+        "10,000 rows, every field wrong, partial": Body(PARTIAL, lambda: rows(wrong_row()), (200,)),
+        "10,000 rows, every field wrong": Body("/predict/batch", lambda: rows(wrong_row()), (422,)),
+        "10,000 rows of unknown names, partial": Body(PARTIAL, lambda: rows(GOOD, b'"a%d":1'), (200,)),
+        "10,000 rows of unknown names": Body("/predict/batch", lambda: rows(GOOD, b'"a%d":1'), (422,)),
+        "10,000 rows with arrays in an ignored field": Body(PARTIAL, lambda: rows(GOOD + b',"recoveries":' + filled(b"[", b"1", b"]", 1_500)), (200,)),
+        "10,000 rows with a name twice, the last": Body(PARTIAL, lambda: rows(whole_row(), b"", 3_500)[:-1] + b',{"dti":1,"dti":2}]', (400,)),
+        "10,000 empty rows, partial": Body(PARTIAL, lambda: rows(b""), (200,)),
+        "one row of 1.3 million unknown names": Body(PARTIAL, lambda: numbered(b"[{", b'"a%d":1', b"}]"), (200,)),
+        "an object for a batch": Body("/predict/batch", lambda: numbered(b"{", b'"a%d":1', b"}"), (422,)),
+        "3,500 whole rows of the file": Body("/predict/batch", lambda: rows(whole_row(), b"", 3_500), (200,)),
+        "whole rows, broken at the end": Body("/predict/batch", lambda: rows(whole_row(), b"", 3_500)[:-1] + b"x", (400,)),
+        "1.3 million names without an end": Body(PARTIAL, lambda: numbered(b"[{", b'"a%d":1', b","), (400,)),
+        "rows with texts of 1,000 letters": Body("/predict/batch", lambda: rows(GOOD + b',"emp_title":"' + b"x" * 1_000 + b'"'), (200,)),
+        # CSV
+        "CSV: a header of 1.6 million names": Body(PARTIAL, lambda: numbered(b"", b"a%d", b"\n"), (422,), **wide),
+        "CSV: a header of commas": Body(PARTIAL, lambda: b"," * SIZE, (422,), **wide),
+        "CSV: a million short lines": Body(PARTIAL, lambda: csv_rows(HEADER, b"1,2,3", 2_000_000), (413,), **wide),
+        "CSV: 16 million empty lines": Body(PARTIAL, lambda: HEADER + b"\n" * (SIZE - 100), (422,), **wide),
+        "CSV: a quoted text of 16 MiB": Body(PARTIAL, lambda: HEADER + b'\n1,2,3,"' + b"x" * (SIZE - 100), (400,), **wide),
+        "CSV: a row of 4 million lines": Body(PARTIAL, lambda: filled(HEADER + b"\n", b'"\n"', b"\n"), (422,), **wide),
+        "CSV: a row of 16 million commas": Body(PARTIAL, lambda: HEADER + b"\n" + b"," * (SIZE - 100), (422,), **wide),
+        "CSV: 10,000 rows of 1,600 cells, partial": Body(PARTIAL, lambda: csv_rows(HEADER, b"," * 1_600), (200,), **wide),
+        "CSV: 10,000 rows, every field wrong, partial": Body(PARTIAL, lambda: csv_rows(names, b",".join([b"[]" * 5] * len(FIELDS))), (200,), **wide),
+        "CSV: not UTF-8 at the end": Body(PARTIAL, lambda: csv_rows(HEADER, b"5000,36 months,50000," + b"x" * 900) + b"\xff", (400,), **wide),
+        # beyond the limit
+        "20 MiB": Body("/predict", lambda: b" " * (20 * 2**20), (413,)),
+        "20 MiB of a wrong type": Body("/predict", lambda: b" " * (20 * 2**20), (415,), "text/plain"),
+    }  # fmt: skip
+
+
+def heads() -> dict[str, tuple[bytes, tuple[int, ...]]]:
+    "Expensive heads: bytes as they are sent, and the statuses; 0 where the connection is closed."
+    get, end = b"GET /health HTTP/1.1\r\nHost: x\r\n", b"\r\n"
+    chunked = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
+    return {
+        "a header of 20 MB": (get + b"a: " + b"x" * 20_000_000 + end + end, (431,)),
+        "200,000 headers": (get + b"".join(b"a%d: b\r\n" % i for i in range(200_000)) + end, (431,)),
+        "300 headers": (get + b"".join(b"a%d: b\r\n" % i for i in range(300)) + end, (431,)),
+        "a URL of 9 KB": (b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (414,)),
+        "a URL of 20 MB": (b"GET /" + b"x" * 20_000_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (431,)),
+        "trailers of 20 MB": (chunked + b"a: " + b"x" * 20_000_000 + end + end, (0,)),
+    }
+
+
+def send(port: int, body: Body, content: bytes | None = None) -> tuple[int, float]:
+    "The status and the seconds to the answer; the connection is closed after it, as urllib does."
+    content = content or body.make()
+    start = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        connection.request("POST", body.path, content, {"Content-Type": body.content_type, "Connection": "close"})
+        response = connection.getresponse()
+        response.read()
+        return response.status, time.perf_counter() - start
+    finally:
+        connection.close()
+
+
+def send_head(port: int, head: bytes) -> int:
+    "The status; 0 where the connection is closed without one."
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        try:
+            connection.sendall(head)
+        except OSError:  # closed before everything was sent
+            return 0
+        response = http.client.HTTPResponse(connection)
+        try:
+            response.begin()
+        except (OSError, http.client.HTTPException):
+            return 0
+        return response.status
+
+
+def memory_of(pid: int, field: str = "VmRSS") -> float:
+    "Resident memory of a process in MB, or its highest (`VmHWM`)."
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024 / 1e6
+
+
+def forget_highest(pid: int):
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def ask(port: int):
+    "A decision every 20 ms until the input ends; prints start and seconds of each, and what was not answered 200."
+    ended, times, failed = threading.Event(), [], []
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = (ROOT / "service" / "loan.json").read_bytes()
+    while not ended.wait(0.02):
+        start = time.monotonic()
+        try:
+            connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+            if response.status != 200:
+                failed.append(response.status)
+        except (OSError, http.client.HTTPException) as error:
+            failed.append(repr(error))
+            connection.close()
+        times.append((start, time.monotonic() - start))
+    print(json.dumps({"times": times, "failed": failed}))
+
+
+class Others:
+    "The other requests, from a process of their own, in a context; `times` and `failed` after it."
+
+    def __init__(self, port: int):
+        self.words = [sys.executable, HERE, "--ask", str(port)]
+
+    def __enter__(self):
+        self._process = subprocess.Popen(self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self
+
+    def __exit__(self, *error):
+        found = json.loads(self._process.communicate(timeout=90)[0])
+        self.times, self.failed = found["times"], found["failed"]
+
+    def summary(self) -> dict:
+        seconds = sorted(seconds for _, seconds in self.times)
+        return {
+            "requests": len(seconds),
+            "failed": len(self.failed),
+            "p50 ms": round(1e3 * statistics.median(seconds), 2),
+            "p99 ms": round(1e3 * seconds[int(0.99 * (len(seconds) - 1))], 1),
+            "longest ms": round(1e3 * seconds[-1], 1),
+        }
+
+    def between(self, start: float, end: float) -> list[float]:
+        "Seconds of the requests that were on their way then."
+        return [seconds for at, seconds in self.times if at < end and at + seconds > start]
+
+
+def prepare(root: Path):
+    "A project whose champion is the version that the repository keeps."
+    from lending_club.core.files import file_digest
+    from lending_club.core.registry import connect
+    from lending_club.core.settings import ensure_var, load_settings
+
+    root.mkdir(exist_ok=True)
+    (root / "settings.ini").write_text("[lending_club]\n")
+    settings = load_settings(root)
+    ensure_var(settings)
+    registry, name = connect(settings), settings.registered_model_name
+    files = ROOT / "tests" / "golden" / "0.2.0"
+    registry.create_experiment(settings.experiment, artifact_location=(settings.var / "artifacts").as_uri())
+    registry.create_registered_model(name)
+    run = registry.create_run(registry.get_experiment_by_name(settings.experiment).experiment_id)
+    registry.log_artifacts(run.info.run_id, str(files), "model/extra_files")
+    tags = {f"sha256.{path.name}": file_digest(path) for path in files.iterdir()}
+    version = registry.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags).version
+    registry.set_registered_model_alias(name, settings.champion_alias, version)
+
+
+def workers_of(pid: int) -> list[int]:
+    "The serving processes: the server itself, or its children where there are several."
+    import psutil
+
+    children = [child.pid for child in psutil.Process(pid).children() if child.memory_info().rss > 60e6]
+    return children or [pid]
+
+
+def measure_each(port: int, pids: list[int]) -> Iterator[dict]:
+    "Each request once, one after the other."
+    everything = [(name, body, None) for name, body in bodies().items()]
+    everything += [(name, None, head) for name, head in heads().items()]
+    for name, body, head in everything:
+        content = body.make() if body else None
+        for pid in pids:
+            forget_highest(pid)
+        start = time.monotonic()
+        try:
+            status = send(port, body, content)[0] if body else send_head(port, head[0])
+        except (OSError, http.client.HTTPException) as error:
+            status = type(error).__name__
+        end = time.monotonic()
+        time.sleep(0.3)
+        yield {
+            "request": name, "status": status, "as expected": status in (body.statuses if body else head[1]),
+            "s": round(end - start, 3), "highest MB": round(max(memory_of(pid, "VmHWM") for pid in pids)),
+            "after MB": round(max(memory_of(pid) for pid in pids)), "window": (start, end + 0.3),
+        }  # fmt: skip
+
+
+def measure(checkout: Path, root: Path, workers: int) -> dict:
+    "The whole set against the service of a checkout."
+    from servers import free_port, process, wait_for
+
+    port, log = free_port(), root / f"serve-{time.time():.0f}.log"
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "LOG_FORMAT": "text"}
+    command = [sys.executable, "-c", CLI, "serve", "--port", port, "--workers", workers]
+    with process(command, root, log, environment) as started:
+        wait_for(f"http://127.0.0.1:{port}/ready", started, log)
+        time.sleep(3 if workers == 1 else 15)
+        with Others(port) as alone:
+            time.sleep(5)
+        pids = workers_of(started.pid)
+        before = max(map(memory_of, pids))
+        with Others(port) as others:
+            each = list(measure_each(port, pids))
+        for one in each:
+            times = others.between(*one.pop("window"))
+            one["others' longest, ms"] = round(1e3 * max(times, default=0), 1)
+        time.sleep(1)
+        after = max(map(memory_of, pids))
+        for pid in pids:
+            forget_highest(pid)
+        with Others(port) as together, ThreadPoolExecutor(4) as pool:
+            answered = list(pool.map(lambda body: send_quietly(port, body), bodies().values()))
+            time.sleep(1)
+        return {
+            "workers": workers,
+            "MB before": round(before),
+            "MB after": round(after),
+            "highest MB": max(one["highest MB"] for one in each),
+            "others alone": alone.summary(),
+            "others meanwhile": others.summary(),
+            "four at once": {
+                "statuses": {str(s): answered.count(s) for s in sorted(set(answered), key=str)},
+                "highest MB": round(max(memory_of(pid, "VmHWM") for pid in pids)),
+                "MB after": round(max(map(memory_of, pids))),
+                "others meanwhile": together.summary(),
+            },
+            "requests": each,
+        }
+
+
+def send_quietly(port: int, body: Body) -> int | str:
+    try:
+        return send(port, body)[0]
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__
+
+
+def table(result: dict) -> str:
+    names = ("request", "status", "s", "highest MB", "after MB", "others' longest, ms")
+    lines = [" | ".join(names), " | ".join(["---"] * len(names))]
+    lines += [" | ".join(str(one[name]) for name in names) for one in result["requests"]]
+    lines += [f"{name}: {value}" for name, value in result.items() if name != "requests"]
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--before", type=Path, help="another checkout of the project, whose service is measured too")
+    parser.add_argument("--ask", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ask:
+        ask(options.ask)
+        return
+    with tempfile.TemporaryDirectory(prefix="lending-club-hostile-") as name:
+        root = Path(name) / "project"
+        prepare(root)
+        result = {"now": measure(ROOT, root, options.workers)}
+        print(table(result["now"]))
+        if options.before:
+            result["before"] = measure(options.before.resolve(), root, options.workers)
+            print(table(result["before"]))
+    result["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "hostile.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
