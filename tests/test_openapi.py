@@ -195,7 +195,7 @@ def test_any_application_gets_one_probability(served):
 ODD = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers(), max_size=2)
     | st.sampled_from(["36 months ", "10+  years", "Dec-2015", " dec-2015", "Dec-20१५", 10**400, 2**63, "x" * 1_001, {}, 0, -1])
-    | st.sampled_from(["36m", 36, "5", "rent", "NA", "nan", r"\N", " 10.65%", "$1,234.50", "1,5,0", "1e3", "2015-12-01", "Jan-85"])
+    | st.sampled_from(["36m", 36, "5", "rent", "NA", "nan", r"\N", " 10.65%", "$1,234.50", "1,5,0", "1e3", "2015-12-01"])
 )  # fmt: skip
 
 
