@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['check_port', 'serve']
 
-# %% ../nbs/06_serve.ipynb #847e31f0
+# %% ../nbs/06_serve.ipynb #b8d0777d
 import os
 import socket
-import tempfile
 from .core.settings import Settings
+from .core.temporary import temporary_folder
 from .core.text import LendingClubError
 
-# %% ../nbs/06_serve.ipynb #cf664baf
+# %% ../nbs/06_serve.ipynb #dec97924
 def check_port(
     host: str,
     port: int,
@@ -46,6 +46,6 @@ def serve(
     if settings.api_workers == 1:
         uvicorn.run(app, **how)
         return
-    with tempfile.TemporaryDirectory(prefix="lending-club-metrics-") as folder:
+    with temporary_folder(prefix="lending-club-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         uvicorn.run("lending_club.serving.app:create_app", factory=True, workers=settings.api_workers, **how)
