@@ -915,6 +915,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'lending_club/core/relocate.py'),
                                             'lending_club.core.relocate.RelocationError': ( 'core/relocate.html#relocationerror',
                                                                                             'lending_club/core/relocate.py'),
+                                            'lending_club.core.relocate._columns_of': ( 'core/relocate.html#_columns_of',
+                                                                                        'lending_club/core/relocate.py'),
                                             'lending_club.core.relocate._database': ( 'core/relocate.html#_database',
                                                                                       'lending_club/core/relocate.py'),
                                             'lending_club.core.relocate._is_empty_default': ( 'core/relocate.html#_is_empty_default',

@@ -308,14 +308,14 @@ def check_run(
     check_loans: Callable[[Settings], None] | None = None,  # raises an error where the loans cannot be trained on
 ):
     "Raise the `LendingClubError` of what would fail in a stage."
-    from lending_club.core.containers import sniff_format
+    from lending_club.core.containers import find_tables
     from lending_club.core.registry import connect
     from lending_club.core.study import open_storage
     from lending_club.core.tracking import find_experiment
 
     ensure_var(settings)
     if not settings.is_sample:
-        sniff_format(settings.data_file)
+        find_tables(settings.data_file)
     check_device(settings.torch_device)
     find_experiment(settings, connect(settings))
     open_storage(settings.optuna_storage, settings.network).engine.dispose()

@@ -28,7 +28,7 @@ class RegistryError(LendingClubError):
 class NoFilesError(RegistryError):
     "The registry knows a version, but the files asked for are not there."
 
-# %% ../../nbs/core/registry.ipynb #b9099310
+# %% ../../nbs/core/registry.ipynb #96936d80
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -94,7 +94,8 @@ def _check_database(uri: str, shown: str, timeout: float):
         elif url.get_backend_name() == "postgresql":
             arguments = {"connect_timeout": math.ceil(timeout)}
         engine = sqlalchemy.create_engine(url, connect_args=arguments)
-        engine.connect().close()
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("select 1" if url.get_backend_name() != "sqlite" else "pragma schema_version"))
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
         first_line = str(error).strip().split("\n")[0]

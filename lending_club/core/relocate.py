@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class RelocationError(LendingClubError):
     "The registry's artifacts are not where its database says, or are another project's."
 
-# %% ../../nbs/core/relocate.ipynb #fb68d2f8
+# %% ../../nbs/core/relocate.ipynb #0c016fe8
 _COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -60,14 +60,21 @@ class Location:
         return any((folder / url2pathname(part)).exists() for part in self.parts)
 
 
+def _columns_of(connection: sqlalchemy.Connection) -> list[tuple[str, str]]:
+    "Those of `_COLUMNS` that a database has; its schema may be an older one."
+    inspector = sqlalchemy.inspect(connection)
+    tables = set(inspector.get_table_names())
+    names = {table: {column["name"] for column in inspector.get_columns(table)} for table, _ in _COLUMNS if table in tables}
+    return [(table, column) for table, column in _COLUMNS if column in names.get(table, ())]
+
+
 def foreign_locations(
     connection: sqlalchemy.Connection,  # to MLflow's database
     own: Path,  # where this project's artifacts are
 ) -> list[Location]:
     "The local places of experiments, but for `own`."
-    there = set(sqlalchemy.inspect(connection).get_table_names())
-    columns = [(table, column) for table, column in _COLUMNS if table in there]
-    if ("experiments", "artifact_location") not in columns:
+    columns = _columns_of(connection)
+    if _COLUMNS[0] not in columns:
         return []
     select = "select distinct {1} from {0} where {1} is not null"
     stored = [connection.execute(sqlalchemy.text(select.format(*c))).scalars().all() for c in columns]
@@ -79,15 +86,13 @@ def foreign_locations(
 def _rewrite(connection: sqlalchemy.Connection, old: str, own: Path):
     "Replace a place in all columns."
     new = own.as_uri() if old.startswith("file:") else str(own)
-    there = set(sqlalchemy.inspect(connection).get_table_names())
-    for table, column in _COLUMNS:
-        if table in there:
-            text = f"update {table} set {column} = :new || substr({column}, :length) " \
-                   f"where {column} = :old or substr({column}, 1, :length) = :below"  # fmt: skip
-            values = {"new": new, "old": old, "below": f"{old}/", "length": len(old) + 1}
-            connection.execute(sqlalchemy.text(text), values)
+    values = {"new": new, "old": old, "below": f"{old}/", "length": len(old) + 1}
+    for table, column in _columns_of(connection):
+        text = f"update {table} set {column} = :new || substr({column}, :length) " \
+               f"where {column} = :old or substr({column}, 1, :length) = :below"  # fmt: skip
+        connection.execute(sqlalchemy.text(text), values)
 
-# %% ../../nbs/core/relocate.ipynb #b55128d2
+# %% ../../nbs/core/relocate.ipynb #646db10e
 def _is_foreign(location: Location, database: Path) -> bool:
     "Whether writing there would write into a folder that is gone or another project's."
     if not location.path.exists():
@@ -123,6 +128,7 @@ def relocate(
         return []
     own = settings.var / "artifacts"
     engine = sqlalchemy.create_engine(f"sqlite:///{database}", connect_args={"timeout": 60})
+    doing = "read"
     try:
         with engine.begin() as connection:
             locations = foreign_locations(connection, own)
@@ -134,14 +140,13 @@ def relocate(
                     raise RelocationError(_refusal(written[0], own))
             else:
                 done += lost
+            doing = "changed to name its artifacts in this folder, since the project was moved"
             for location in done:
                 _rewrite(connection, location.stored, own)
     except sqlalchemy.exc.SQLAlchemyError as error:
-        reason = str(error).strip().split("\\n")[0]
-        raise RelocationError(
-            f"the project was moved, and {database} cannot be changed to say so ({fold_spaces(reason)}): "
-            "run `lending-club relocate` as a user who can write it"
-        ) from error
+        reason = str(error).strip().split("\n")[0]
+        remedy = "correct mlflow_tracking_uri" if doing == "read" else "run `lending-club relocate` as a user who can write it"
+        raise RelocationError(f"MLflow's database {database} cannot be {doing} ({fold_spaces(reason)}): {remedy}") from error
     finally:
         engine.dispose()
     if done:
