@@ -121,7 +121,7 @@ def check_inputs(
             "serve it with the version of lending-club that trained it"
         )
 
-# %% ../../nbs/serving/scorer.ipynb #3a5aadbf
+# %% ../../nbs/serving/scorer.ipynb #19d73b76
 LABELS = ("Good Loan", "Bad Loan")
 
 
@@ -213,6 +213,13 @@ class Scorer:
             if own_id is not None:
                 answer["id"] = own_id
         return answers
+
+    def lacking(
+        self,
+        table: ApplicationTable,
+    ) -> list[list[str]]:  # for each application
+        "Fields that are missing though practically every training loan had them; they are imputed."
+        return table.lacking(self._always_present)
 
     def _unusual(self, table: ApplicationTable) -> dict[int, list[str]]:  # by place, for applications that have any
         "Fields with values outside the range of nearly all training loans."
