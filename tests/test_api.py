@@ -102,9 +102,10 @@ def post(port: int, path: str, body: bytes, **headers) -> tuple[int, dict]:
         (json.dumps(SMALLEST | {"dti": 10**30}).encode(), 422, "1 field"),
         (json.dumps(SMALLEST).encode().replace(b"5000,", b"5" + b"0" * 10_000 + b","), 0, ""),
         (json.dumps(SMALLEST).encode().replace(b"5000,", b"1e999,"), 0, ""),
-        (json.dumps(SMALLEST | {"issue_d": "2015-12-01"}).encode(), 422, "1 field"),
+        (json.dumps(SMALLEST | {"issue_d": "12/1/2015"}).encode(), 422, "1 field"),
+        (json.dumps(SMALLEST | {"issue_d": "Dec-2015", "earliest_cr_line": "Jan-2016"}).encode(), 422, "1 field"),
         (json.dumps(SMALLEST | {"id": [1]}).encode(), 422, "1 field"),
-        (json.dumps(SMALLEST | {"emp_title": "x" * 10_000_000}).encode(), 422, "1 field"),
+        (json.dumps(SMALLEST | {"purpose": "x" * 10_000_000}).encode(), 422, "1 field"),
         (json.dumps({f"field{i}": i for i in range(500_000)}).encode(), 422, "more than 1,000 values"),
         (json.dumps(SMALLEST | {"x" * 1_000_000: 1}).encode(), 422, "1 field"),
         (b" " * (16 * 2**20 + 1), 413, "16 MiB"),
@@ -193,7 +194,7 @@ def test_csv_errors_name_lines(client):
         '1,5000,36 months,50000,"two\r\nlines"\r\n'
         "2,5000,36 months,\r\n"
         "\r\n"
-        '3,"5,000",48 months,50000,\r\n'
+        '3,"5,00",48 months,50000,\r\n'
     )
     ask = {"content": table.encode(), "headers": {"content-type": "text/csv; charset=utf-8"}}
     whole = client.post("/predict/batch", **ask)
@@ -282,18 +283,40 @@ def test_what_breaks_is_answered_and_told_without_data(champion, caplog):
         version = "9"
 
         def score(self, applications):
-            raise KeyError(f"no {applications.text('emp_title')[0]}")
+            raise KeyError(f"no {applications.ids()[0]}")
 
     app = create_app(champion[0])
     app.state.poller.scorer = Broken()
     client = TestClient(app)  # no lifespan: nothing replaces it
-    for path, body in (("/predict", SMALLEST | {"emp_title": "Zweig"}), ("/predict/batch", [SMALLEST | {"emp_title": "Zweig"}])):
+    for path, body in (("/predict", SMALLEST | {"id": "Zweig"}), ("/predict/batch", [SMALLEST | {"id": "Zweig"}])):
         answer = client.post(path, json=body, headers={"X-Request-ID": "r-1"})
         assert answer.status_code == 500 and "r-1" in answer.json()["detail"]
         assert answer.headers["x-request-id"] == "r-1"
     (first, _) = (r for r in caplog.records if r.levelname == "ERROR")
     assert first.fields["error"] == "KeyError" and any("test_api.py" in place for place in first.fields["at"])
     assert "Zweig" not in caplog.text and "Zweig" not in str([r.__dict__ for r in caplog.records])
+
+
+def test_contradictions_are_named_or_refused(champion):
+    doubtful = EXAMPLE_APPLICATION | {"installment": 500, "id": "d"}
+    strict = create_app(replace(champion[0], inconsistent="refuse"))
+    strict.state.poller.poll()
+    clients = TestClient(create_app(champion[0])), TestClient(strict)
+    clients[0].app.state.poller.poll()
+    named, refused = (client.post("/predict", json=doubtful) for client in clients)
+    assert (named.status_code, refused.status_code) == (200, 422)
+    (only,) = named.json()["inconsistent"]
+    assert only["fields"] == ["installment", "loan_amnt", "int_rate", "term"] and "installment is 500.00" in only["message"]
+    assert refused.json()["detail"] == "the application contradicts itself"
+    assert refused.json()["errors"] == [{"field": "installment", "message": only["message"]}]
+    batch = [EXAMPLE_APPLICATION, doubtful]
+    named, refused = (client.post("/predict/batch", json=batch) for client in clients)
+    assert ["inconsistent" in answer for answer in named.json()] == [False, True]
+    assert refused.status_code == 422 and refused.json()["detail"] == "1 of 2 applications contradict themselves"
+    assert refused.json()["errors"] == [{"index": 1, "field": "installment", "message": only["message"]}]
+    first, second = clients[1].post("/predict/batch?partial=true", json=batch).json()
+    assert "probability_of_default" in first and second["id"] == "d"
+    assert second["error"]["errors"][0]["message"] == only["message"]
 
 
 def test_two_apps_count_for_themselves(champion):

@@ -6,23 +6,24 @@
 __all__ = ['RawSource', 'raw_source', 'load_raw', 'loans_key', 'hash_loans', 'CleanLoans', 'cache_file', 'write_cached_loans',
            'read_cached_loans', 'cached_hash']
 
-# %% ../../nbs/core/loans.ipynb #0c9cb800
+# %% ../../nbs/core/loans.ipynb #bffb0372
 import hashlib
 import json
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from .data import read_loans, wanted_columns
 from .files import atomic_path, remove_leftovers
+from .repeats import Repeats, drop_repeated_ids
 from .sample import draw
 from .settings import Settings, ensure_var
 from .sources import code_digest
 
-# %% ../../nbs/core/loans.ipynb #08d6733d
+# %% ../../nbs/core/loans.ipynb #7494285d
 @dataclass(frozen=True)
 class RawSource:
     "Where the raw loans of a run come from."
@@ -60,8 +61,8 @@ def load_raw(
     settings: Settings,
     columns: str | list[str] | None = "all",  # names of raw columns; "all"; None: what the pipeline needs
 ) -> pd.DataFrame:  # shape (n, n_columns)
-    "This run's raw loans. Raises `DataError`."
-    return raw_source(settings).read(columns=columns)
+    "This run's raw loans, each id once. Raises `DataError`."
+    return drop_repeated_ids(raw_source(settings).read(columns=columns))
 
 # %% ../../nbs/core/loans.ipynb #845f26d4
 def loans_key(
@@ -83,7 +84,7 @@ def hash_loans(
     digest.update(pd.util.hash_pandas_object(loans, index=False).to_numpy().tobytes())
     return digest.hexdigest()
 
-# %% ../../nbs/core/loans.ipynb #4847dff5
+# %% ../../nbs/core/loans.ipynb #4ae108d3
 @dataclass(frozen=True)
 class CleanLoans:
     "Cleaned loans and where they come from."
@@ -91,6 +92,8 @@ class CleanLoans:
     loans: pd.DataFrame
     data_hash: str  # SHA-256 of the loans' values
     source: str  # the raw file's name, or the sample's size and seed
+    readings: str = ""  # of a file: how much of each column could be read, see `data.reading_table`
+    repeats: Repeats | None = None  # loans that equal another one
 
 
 _METADATA = b"lending_club"  # key in the Parquet schema's metadata
@@ -109,22 +112,26 @@ def write_cached_loans(
     "Cache cleaned loans."
     remove_leftovers(path.parent)
     table = pa.Table.from_pandas(clean.loans, preserve_index=False)
-    own = {"data_hash": clean.data_hash, "source": clean.source}
+    own = {"data_hash": clean.data_hash, "source": clean.source, "readings": clean.readings}
+    own["repeats"] = asdict(clean.repeats) if clean.repeats else None
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _METADATA: json.dumps(own).encode()})
     with atomic_path(path) as part:
         pa.parquet.write_table(table, part)
     for old in sorted(path.parent.glob("clean-*.parquet"), key=lambda p: p.stat().st_mtime)[:-keep]:
         old.unlink(missing_ok=True)
 
-# %% ../../nbs/core/loans.ipynb #cf06a298
+# %% ../../nbs/core/loans.ipynb #69d88dc0
 def read_cached_loans(
     path: Path,  # as `cache_file` gives it
+    columns: list[str] | None = None,  # of the cleaned loans; None: all
 ) -> CleanLoans | None:  # None where they are not cached
     "The cached loans."
     if not path.exists():
         return None
-    table = pa.parquet.read_table(path)
-    return CleanLoans(table.to_pandas(), **json.loads(table.schema.metadata[_METADATA]))
+    table = pa.parquet.read_table(path, columns=columns)
+    own = json.loads(table.schema.metadata[_METADATA])
+    repeats = own.pop("repeats")
+    return CleanLoans(table.to_pandas(), **own, repeats=Repeats(**repeats) if repeats else None)
 
 
 def cached_hash(

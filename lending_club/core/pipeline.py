@@ -291,7 +291,7 @@ def run_pipeline(
     say=log.info,  # as in `run_stages`
 ) -> PipelineRun:
     "Run the stages, from raw loans to a registered candidate. Raises the `LendingClubError` of whatever is wrong."
-    from lending_club.core.data import sniff_format
+    from lending_club.core.containers import sniff_format
     from lending_club.core.registry import check_answers, connect
 
     ensure_var(settings)

@@ -33,7 +33,7 @@ def project_root(
             return folder
     return start
 
-# %% ../../nbs/core/settings.ipynb #16d40863
+# %% ../../nbs/core/settings.ipynb #5b25a875
 def _setting(default, meaning: str, minimum=None, below=None, recorded=True, secret=False):
     notes = {"meaning": meaning, "minimum": minimum, "below": below, "recorded": recorded and not secret}
     return field(default=default, repr=not secret, metadata=notes)
@@ -49,6 +49,7 @@ class Settings:
     val_end: date = _setting(date(2017, 1, 1), "loans issued from train_end to before this date validate, later ones test")
     use_addr_state: bool = _setting(False, "whether the borrower's state may be a model input (fair lending)")
     min_coverage: float = _setting(0.05, "columns filled in a smaller share of train are dropped", minimum=0, below=1)
+    max_repeated: float = _setting(0.2, "largest share of loans that equal another in every input; more are refused", minimum=0)
     seed: int = _setting(42, "seed of sampling, search and training", minimum=0)
     trials: int = _setting(1, "hyperparameter trials in total; the first is the defaults", minimum=1)
     search_minutes: float = _setting(0.0, "minutes after which no further trial starts; 0: no limit", minimum=0)
@@ -75,6 +76,7 @@ class Settings:
     api_workers: int = _setting(1, "worker processes of the service", minimum=1, recorded=False)
     max_batch_rows: int = _setting(10_000, "maximum number of applications in a request", minimum=1, recorded=False)
     max_body_mib: float = _setting(16.0, "maximum size of a request, MiB", minimum=0.001, recorded=False)
+    inconsistent: str = _setting("name", "`name` what contradicts itself in an application, or `refuse` it", recorded=False)
     log_format: str = _setting("json", "format of the service's log: `json` (one object a line) or `text`", recorded=False)
     api_keys: str = _setting("", "comma-separated API keys; a request must send one as X-API-Key; empty: none", secret=True)
     webhook_secret: str = _setting("", "secret of MLflow's registry webhook; empty: /webhook is disabled", secret=True)

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # %% ../../nbs/core/study.ipynb #cdbb457f
 STUDY_CODE = ("clean", "core.preprocess", "core.hyperparameters", "core.estimators", "core.networks")
-NOT_STUDY_CODE = ("core.settings", "core.data", "core.sample", "core.loans", "core.files")
+NOT_STUDY_CODE = ("core.settings", "core.containers", "core.data", "core.sample", "core.loans", "core.files")
 
 
 def study_name(

@@ -26,7 +26,8 @@ from ..core.text import nearest_name
 from .answers import Decision, Health, REFUSALS, Refusal, RefusedApplication
 from .answers import refuse, refused_application, reply
 from .champion import ChampionPoller
-from .checker import application_schema
+from .consistency import MODES, name_contradictions, refuse_contradiction, refuse_contradictions
+from .document import application_schema
 from .memory import BodyMemory, Lease
 from .middleware import GracefulShutdown, ObservabilityMiddleware
 from .observability import Metrics
@@ -220,6 +221,9 @@ def create_app(
 ) -> FastAPI:
     "The service. Its poller polls the registry as soon as the app starts. Raises `SettingsError`."
     settings = settings or load_settings()
+    if settings.inconsistent not in MODES:
+        raise SettingsError(f"inconsistent is {settings.inconsistent!r}; it must be {' or '.join(MODES)}")
+    refusing = settings.inconsistent == "refuse"
     keys, metrics, shutdown = ApiKeys(settings.api_keys), Metrics(), GracefulShutdown()
     poller = ChampionPoller(settings, observe=metrics.observe_poll)
     limiter, heavy = CapacityLimiter(_THREADS), CapacityLimiter(1)
@@ -267,6 +271,8 @@ def create_app(
 
     def score(scorer, table: ApplicationTable) -> list[dict]:
         answers = scorer.score(table) if table.n else []
+        if not refusing:
+            name_contradictions(table, answers)
         metrics.observe_answers(answers)
         return answers
 
@@ -291,6 +297,8 @@ def create_app(
             body = await _read_body(request, max_body, lease)
             large = len(body) > _IN_LOOP
             application = await run_in_thread(read_application, body) if large else read_application(body)
+        if refusing:
+            refuse_contradiction(application)
         return reply(await batcher.answer(present_scorer(request), application))
 
     many = {"type": "array", "items": {"$ref": "#/components/schemas/Application"}, "maxItems": settings.max_batch_rows}
@@ -309,6 +317,8 @@ def create_app(
 
         def answer(body: bytes) -> Response:
             batch = read(body, settings.max_batch_rows, partial)
+            if refusing:
+                batch = refuse_contradictions(batch, partial)
             return reply(score_batch(present_scorer(request), batch))
 
         with memory.lease() as lease:

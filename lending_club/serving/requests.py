@@ -14,6 +14,7 @@ import json
 import math
 import msgspec
 import numpy as np
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import starmap
@@ -23,8 +24,10 @@ from struct import Struct, error as StructError
 from typing import Annotated, Any, NamedTuple
 from ..core.applications import ApplicationTable, NUMBER_FIELDS, TEXT_FIELDS
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
+from ..core.spellings import canonical_name
 from ..core.text import LendingClubError
-from .checker import FIELDS, FieldRule, Hints, RULES, check_columns, check_texts, explain, explain_unknown
+from .checker import FIELDS, FieldRule, Hints, MAX_SPELLING, RULES, check_columns, check_texts
+from .checker import explain, explain_unknown, unknown_name
 from .outline import MAX_DEPTH, PART, Part, first_sign, outline, parse_in_parts, syntax_error
 
 # %% ../../nbs/serving/requests.ipynb #d0757536
@@ -46,7 +49,9 @@ def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, w
     if rule.kind == "number":
         number = Annotated[float, msgspec.Meta(ge=rule.minimum, le=rule.maximum)]
         return (rule.name, number) if rule.required else (rule.name, number | None, math.nan)
-    own = int | float | str if rule.kind == "id" else str
+    if rule.name in NUMBER_FIELDS:  # an ignored number
+        return rule.name, float | None, math.nan
+    own = {"id": int | float | str, "ignored": int | float | bool | str}.get(rule.kind, str)
     return rule.name, own | None | msgspec.UnsetType, msgspec.UNSET
 
 
@@ -123,7 +128,7 @@ def _count(body: bytes, sign: bytes) -> int:
     signs, own = np.frombuffer(body, np.uint8), ord(sign)
     return sum(np.count_nonzero(signs[i : i + PART] == own) for i in range(0, len(signs), PART))
 
-# %% ../../nbs/serving/requests.ipynb #3c108e02
+# %% ../../nbs/serving/requests.ipynb #bfbb6bc8
 def _from_json(body: bytes) -> Any:
     "The body as parsed JSON, names that occur twice not looked for. Raises `RequestError`."
     if not body.strip():
@@ -131,11 +136,33 @@ def _from_json(body: bytes) -> Any:
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise _not_json(error) from None
+        raise _not_json(error, body) from None
 
 
-def _not_json(error: ValueError) -> RequestError:
-    return RequestError(400, f"the body is not valid JSON: {str(error)[:200]}")
+def _not_json(error: ValueError, body: bytes) -> RequestError:
+    return RequestError(400, f"the body is not valid JSON: {_no_json_value(str(error), body) or str(error)[:200]}")
+
+
+_NO_VALUES = ("nan", "na", "none", "inf", "infinity", "undefined")  # what other programs write where JSON has null
+_MAX_LINES = 100_000  # of a body in which the place of an error is looked up
+
+
+def _no_json_value(error: str, body: bytes) -> str | None:
+    "What is said about a value such as NaN at the place of a parser's error; None where the error is another one."
+    place = re.search(r" at line (\d+) column (\d+)$", error)
+    if place is None or int(place[1]) > _MAX_LINES:
+        return None
+    start = 0
+    for _ in range(int(place[1]) - 1):
+        start = body.find(b"\n", start) + 1
+    column = start + max(int(place[2]) - 1, 0)
+    before, after = body[max(column - 10, 0) : column], body[column : column + 10]
+    word = re.search(rb"-?[A-Za-z]*$", before)[0] + re.match(rb"[A-Za-z]*", after)[0]
+    if word.lstrip(b"-").lower().decode() not in _NO_VALUES:
+        return None
+    field = re.search(rb'"([^"\\]{1,100})"\s*:\s*-?[A-Za-z]*$', body[max(start, column - 200) : column])
+    what = field[1].decode(errors="replace") if field else "a value"
+    return f"{what} is {word.decode()} at line {place[1]} column {place[2]}, which JSON does not have: send null if it is missing"
 
 
 def _refuse_duplicates(body: bytes):
@@ -154,7 +181,7 @@ def _json_type(value) -> str:
     names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
-# %% ../../nbs/serving/requests.ipynb #11f77dd9
+# %% ../../nbs/serving/requests.ipynb #4a8e7120
 _MAX_ERRORS = 1_000  # listed of one request
 _MAX_ERRORS_OF_ONE = 200  # listed of one application
 
@@ -188,10 +215,28 @@ class Checked(NamedTuple):
         return RequestError(422, f"{count} field{'s' * (count > 1)} cannot be used{listed}", errors, own_id)
 
 
+_MAX_RENAMED = 500  # unknown names that are compared with the other names of fields
+
+
+def _in_schema_names(objects: list[dict]) -> list[dict]:
+    "The objects with the schema's names in place of other names of a field, unless that gives a field twice."
+    strange = set().union(*objects) - BY_NAME.keys()
+    known = {name: canonical_name(name) for name in strange if len(name) <= MAX_SPELLING} if len(strange) <= _MAX_RENAMED else {}
+    if not any(known.values()):
+        return objects
+    renamed = []
+    for given in objects:
+        names = [known.get(name) or name for name in given]
+        once = [own if own == name or names.count(own) == 1 else name for name, own in zip(given, names, strict=True)]
+        renamed.append(dict(zip(once, given.values(), strict=True)))
+    return renamed
+
+
 def check_objects(
     objects: list[dict],  # raw fields by name, as parsed JSON
 ) -> Checked:
     "Check applications that were parsed one by one."
+    objects = _in_schema_names(objects)
     names = set().union(*objects)
     values = {name: [given.get(name) for given in objects] for name in FIELDS if name in names}
     unknown = []
@@ -350,7 +395,7 @@ def read_json_batch(
         raise RequestError(422, f"{wanted} {_json_type(_one_from_json(body, wanted))}")
     found = outline(body, limit, sys.maxsize)
     if found.stopped == "depth":
-        raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1))
+        raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1), body)
     _check_count(limit + (found.stopped == "elements"), limit)
     batch, total = _Collected(partial), len(found.ends)
     try:
@@ -359,7 +404,7 @@ def read_json_batch(
             if batch.full:
                 break
     except ValueError as error:
-        raise _not_json(error) from None
+        raise _not_json(error, body) from None
     return batch.batch(total)
 
 
@@ -379,29 +424,35 @@ def _add_part(batch: _Collected, part: Part):
     batch.add(check_objects([one for one in part.values if isinstance(one, dict)]), places, refused)
 
 # %% ../../nbs/serving/requests.ipynb #bf0bcdfd
-def _cell(name: str, text: str):
-    "A cell's value; a text that is no number stays what it is, and is refused as such."
-    if not text:
-        return None
-    if RULES[name].kind == "number" and not text.strip("0123456789+-.eE"):
+_PLAIN = "0123456789.-"  # signs of a number that is written as JSON writes it, without an exponent
+
+
+def _cells(
+    name: str,  # of a field
+    texts: Sequence[str],  # of its cells
+) -> list:
+    "A column's values: None where a cell is empty, numbers where they are plain, and texts, which the checker reads."
+    if name in NUMBER_FIELDS and not "".join(texts).strip(_PLAIN):
         try:
-            return float(text)
+            return [float(text) if text else None for text in texts]
         except ValueError:
-            return text
-    return text
+            pass
+    return [text or None for text in texts]
 
 
-def _check_header(header: list[str]):
-    "Raise `RequestError` unless these are names of raw fields, each once, with all that are required."
+def _check_header(header: list[str]) -> list[str]:
+    "The schema's names. Raises `RequestError` unless these are fields, each once, with all that are required."
     if not any(header):
         raise RequestError(400, "the body is empty: send CSV with a header of raw field names")
+    if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
+        raise RequestError(422, f"the names of the header are separated by {other[0]!r}: send CSV with commas")
     hints, seen, errors = Hints(), set(), []
+    header = [name if len(name) > MAX_SPELLING else canonical_name(name) or name for name in header]
     for name in header:
         if name in seen:
             errors.append({"line": 1, "field": name[:100], "message": "this field occurs twice in the header"})
         elif name not in BY_NAME:
-            message = f"unknown field.{hints.of(name, FIELDS)}"
-            errors.append({"line": 1, "field": name[:100], "message": message})
+            errors.append({"line": 1, "field": name[:100], "message": unknown_name(name, hints)})
         seen.add(name)
     errors += [
         {"line": 1, "field": name, "message": "this field is required", "allowed": RULES[name].allowed}
@@ -411,6 +462,7 @@ def _check_header(header: list[str]):
     if errors:
         count = len(errors)
         raise RequestError(422, f"{count} field{'s' * (count > 1)} of the header cannot be used", errors[:_MAX_ERRORS])
+    return header
 
 
 _MAX_COMMAS = 10_000  # of a row, and lines that it may span; those in quotes too
@@ -452,8 +504,7 @@ def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[l
     place, empty, rows, starts = 0, 0, [], []
     try:
         reader = csv.reader(iter(lines), strict=True)
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(header)
+        header = _check_header([name.strip() for name in next(reader, [])])
         lines.start_row(reader.line_num + 1)
         for cells in reader:
             if cells:
@@ -492,6 +543,6 @@ def read_csv_batch(
             if not isinstance(cells, list)
         }
         columns = zip(*(cells for cells in rows if isinstance(cells, list)), strict=True) if places else [()] * len(header)
-        values = {n: [_cell(n, text) for text in texts] for n, texts in zip(header, columns, strict=True) if n in RULES}
+        values = {name: _cells(name, texts) for name, texts in zip(header, columns, strict=True) if name in RULES}
         batch.add(check_values(values, len(places)), places, refused, lines)
     return batch.batch(total)
