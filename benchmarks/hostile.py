@@ -59,15 +59,16 @@ def numbered(start: bytes, unit: bytes, end: bytes, size: int = SIZE) -> bytes:
 
 
 def rows(row: bytes, more: bytes = b"", count: int = ROWS) -> bytes:
-    "An array of objects: `row`, and as many of `more` (with numbers that go up where it has a place for one) as fit."
-    each = (SIZE - 100) // count - len(row) - 3
+    "An array of objects: `row`, and as many of `more`, with numbers that go up, as fit."
     if not more:
         return b"[" + b",".join([b"{" + row + b"}"] * count) + b"]"
-    if b"%d" not in more:
-        one = b"{" + row + b"," + filled(b"", more, b"", each) + b"}"
-        return b"[" + b",".join([one] * count) + b"]"
+    each = (SIZE - 100) // count - len(row) - 3
     numbers, fits = itertools.count(), each // (len(more % 10**6) + 1)
-    return b"[" + b",".join(b"{" + row + b"," + b",".join(more % next(numbers) for _ in range(fits)) + b"}" for _ in range(count)) + b"]"
+
+    def one() -> bytes:
+        return b"{" + row + b"," + b",".join(more % next(numbers) for _ in range(fits)) + b"}"
+
+    return b"[" + b",".join(one() for _ in range(count)) + b"]"
 
 
 def wrong_row() -> bytes:
@@ -95,67 +96,109 @@ def csv_rows(header: bytes, row: bytes, count: int = ROWS) -> bytes:
 HEADER = b"loan_amnt,term,annual_inc,emp_title"
 
 
-def bodies() -> dict[str, Body]:
-    "Expensive requests by what is in them."
+def of_one(make, *statuses: int) -> Body:
+    return Body("/predict", make, statuses)
+
+
+def of_many(make, *statuses: int) -> Body:
+    return Body("/predict/batch", make, statuses)
+
+
+def in_part(make, *statuses: int) -> Body:
+    return Body(PARTIAL, make, statuses)
+
+
+def as_csv(make, *statuses: int) -> Body:
+    return Body(PARTIAL, make, statuses, "text/csv")
+
+
+def with_text(text: bytes, end: bytes = b'"}') -> bytes:
+    return b"{" + GOOD + b',"emp_title":"' + text + end
+
+
+def applications() -> dict[str, Body]:
+    "Bodies for `/predict`."
+    ignored, room = b"{" + GOOD + b',"recoveries":[', SIZE - 100
+    similar = b",".join(b'"inq_anual_inc_%d":1' % i for i in range(900))
+    return {
+        "1.3 million unknown names": of_one(lambda: numbered(b"{", b'"a%d":1', b"}"), 422),
+        "unknown names of 1,000 letters": of_one(lambda: numbered(b"{", b'"' + b"x" * 1_000 + b'%d":1', b"}"), 422),
+        "900 unknown names like a known one": of_one(lambda: b"{" + similar + b"}", 422),
+        "one name two million times": of_one(lambda: filled(b"{", b'"dti":1', b"}"), 422),
+        "a name of 16 MiB": of_one(lambda: b"{" + GOOD + b',"' + b"x" * room + b'":1}', 422),
+        "8 million numbers in an ignored field": of_one(lambda: filled(ignored, b"1", b"]}"), 422),
+        "5.6 million objects in an ignored field": of_one(lambda: filled(ignored, b"{}", b"]}"), 422),
+        "16 million nested arrays": of_one(lambda: b'{"recoveries":' + b"[" * room, 400),
+        "3.4 million nested objects": of_one(lambda: b'{"a":' * (SIZE // 5), 400),
+        "a number of 16 million digits": of_one(lambda: b'{"loan_amnt":1' + b"0" * room + b"}", 400),
+        "a fraction of 16 million digits": of_one(lambda: b'{"loan_amnt":0.' + b"1" * room + b"}", 422),
+        "an exponent of 16 million digits": of_one(lambda: b'{"loan_amnt":1e' + b"1" * room + b"}", 422),
+        "a text of 16 MiB": of_one(lambda: with_text(b"x" * room), 422),
+        "a text of 2.8 million escapes": of_one(lambda: with_text(rb"\u00e9" * (room // 6)), 422),
+        "a text with one wide character": of_one(lambda: with_text(b"\xf0\x9f\x8f\xa0" + b"x" * room), 422),
+        "a text of backslashes without an end": of_one(lambda: with_text(b"\\\\" * (room // 2), b""), 400),
+        "white space": of_one(lambda: b" " * SIZE, 400),
+        "an application behind white space": of_one(lambda: b"\n" * room + b"{" + GOOD + b"}", 200),
+        "an array for one application": of_one(lambda: filled(b"[", b"{}", b"]"), 422),
+        "20 MiB": of_one(lambda: b" " * (20 * 2**20), 413),
+        "20 MiB of a wrong type": Body("/predict", lambda: b" " * (20 * 2**20), (415,), "text/plain"),
+        "20 MiB for no path": Body("/nothing", lambda: b" " * (20 * 2**20), (404,)),
+    }
+
+
+def batches() -> dict[str, Body]:
+    "JSON bodies for `/predict/batch`."
+    names, empty = b'"a%d":1', lambda: filled(b"[", b"{}", b"]")
+    nested = GOOD + b',"recoveries":' + filled(b"[", b"1", b"]", 1_500)
+    long = GOOD + b',"emp_title":"' + b"x" * 1_000 + b'"'
+
+    def whole(end: bytes = b"]") -> bytes:
+        return rows(whole_row(), count=3_500)[:-1] + end
+
+    return {
+        "5.6 million empty objects": of_many(empty, 413),
+        "5.6 million empty objects, partial": in_part(empty, 413),
+        "8 million zeros, partial": in_part(lambda: filled(b"[", b"0", b"]"), 413),
+        "3.4 million nulls": of_many(lambda: filled(b"[", b"null", b"]"), 413),
+        "280,000 small applications": of_many(lambda: filled(b"[", b"{" + GOOD + b"}", b"]"), 413),
+        "10,000 rows, every field wrong": of_many(lambda: rows(wrong_row()), 422),
+        "10,000 rows, every field wrong, partial": in_part(lambda: rows(wrong_row()), 200),
+        "10,000 rows of unknown names": of_many(lambda: rows(GOOD, names), 422),
+        "10,000 rows of unknown names, partial": in_part(lambda: rows(GOOD, names), 200),
+        "10,000 empty rows, partial": in_part(lambda: rows(b""), 200),
+        "10,000 rows with numbers in an ignored field": in_part(lambda: rows(nested), 200),
+        "10,000 rows with texts of 1,000 letters": of_many(lambda: rows(long), 200),
+        "one row of 1.3 million unknown names, partial": in_part(lambda: numbered(b"[{", names, b"}]"), 200),
+        "1.3 million names without an end, partial": in_part(lambda: numbered(b"[{", names, b","), 400),
+        "an object for a batch": of_many(lambda: numbered(b"{", names, b"}"), 422),
+        "3,500 whole rows of the file": of_many(whole, 200),
+        "whole rows, the last with a name twice": in_part(lambda: whole(b',{"dti":1,"dti":2}]'), 400),
+        "whole rows, broken at the end": of_many(lambda: whole(b"x"), 400),
+    }
+
+
+def tables() -> dict[str, Body]:
+    "CSV bodies for `/predict/batch`."
     from lending_club.serving.checker import FIELDS
 
-    names = ",".join(FIELDS).encode()
-    wide = dict(content_type="text/csv")
+    names, wrong, good = ",".join(FIELDS).encode(), b",".join([b"[]" * 5] * len(FIELDS)), b"5000,36 months,50000,"
     return {
-        # one application
-        "1.3 million unknown names": Body("/predict", lambda: numbered(b"{", b'"a%d":1', b"}"), (422,)),
-        "unknown names of 1,000 letters": Body("/predict", lambda: numbered(b"{", b'"' + b"x" * 1_000 + b'%d":1', b"}"), (422,)),
-        "one name a million times": Body("/predict", lambda: filled(b"{", b'"dti":12', b"}"), (400, 422)),
-        "900 unknown names, hard to guess": Body("/predict", lambda: b"{" + b",".join(b'"inq_anual_inc_%d":1' % i for i in range(900)) + b"}", (422,)),
-        "a name of 16 MiB": Body("/predict", lambda: b"{" + GOOD + b',"' + b"x" * (SIZE - 100) + b'":1}', (422,)),
-        "8 million numbers in an ignored field": Body("/predict", lambda: filled(b"{" + GOOD + b',"recoveries":[', b"1", b"]}"), (422,)),
-        "3 million objects in an ignored field": Body("/predict", lambda: filled(b"{" + GOOD + b',"recoveries":[', b'{"":1}'[:0] + b"{}", b"]}"), (422,)),
-        "nested arrays": Body("/predict", lambda: b'{"recoveries":' + b"[" * (SIZE - 100), (400,)),
-        "nested objects": Body("/predict", lambda: b'{"a":' * (SIZE // 5), (400,)),
-        "a number of 16 million digits": Body("/predict", lambda: b'{"loan_amnt":1' + b"0" * (SIZE - 20) + b"}", (400, 422)),
-        "a fraction of 16 million digits": Body("/predict", lambda: b'{"loan_amnt":0.' + b"1" * (SIZE - 20) + b"}", (400, 422)),
-        "an exponent of 16 million digits": Body("/predict", lambda: b'{"loan_amnt":1e' + b"1" * (SIZE - 20) + b"}", (400, 422)),
-        "a text of 16 MiB": Body("/predict", lambda: b"{" + GOOD + b',"emp_title":"' + b"x" * (SIZE - 100) + b'"}', (422,)),
-        "a text of 2.8 million escapes": Body("/predict", lambda: b"{" + GOOD + b',"emp_title":"' + rb"\u00e9" * (SIZE // 6 - 20) + b'"}', (422,)),
-        "a text with one wide character": Body("/predict", lambda: b"{" + GOOD + b',"emp_title":"\xf0\x9f\x8f\xa0' + b"x" * (SIZE - 100) + b'"}', (422,)),
-        "a text without an end": Body("/predict", lambda: b"{" + GOOD + b',"emp_title":"' + b"\\\\" * (SIZE // 2 - 50), (400,)),
-        "white space": Body("/predict", lambda: b" " * SIZE, (400,)),
-        "an application behind white space": Body("/predict", lambda: b"\n" * (SIZE - 100) + b"{" + GOOD + b"}", (200,)),
-        "an array for one application": Body("/predict", lambda: filled(b"[", b"{}", b"]"), (422,)),
-        # batches
-        "5.6 million empty objects": Body("/predict/batch", lambda: filled(b"[", b"{}", b"]"), (413,)),
-        "5.6 million empty objects, partial": Body(PARTIAL, lambda: filled(b"[", b"{}", b"]"), (413,)),
-        "8 million zeros": Body(PARTIAL, lambda: filled(b"[", b"0", b"]"), (413,)),
-        "3.4 million nulls": Body("/predict/batch", lambda: filled(b"[", b"null", b"]"), (413,)),
-        "280,000 small applications": Body("/predict/batch", lambda: filled(b"[", b"{" + GOOD + b"}", b"]"), (413,)),
-        "10,000 rows, every field wrong, partial": Body(PARTIAL, lambda: rows(wrong_row()), (200,)),
-        "10,000 rows, every field wrong": Body("/predict/batch", lambda: rows(wrong_row()), (422,)),
-        "10,000 rows of unknown names, partial": Body(PARTIAL, lambda: rows(GOOD, b'"a%d":1'), (200,)),
-        "10,000 rows of unknown names": Body("/predict/batch", lambda: rows(GOOD, b'"a%d":1'), (422,)),
-        "10,000 rows with arrays in an ignored field": Body(PARTIAL, lambda: rows(GOOD + b',"recoveries":' + filled(b"[", b"1", b"]", 1_500)), (200,)),
-        "10,000 rows with a name twice, the last": Body(PARTIAL, lambda: rows(whole_row(), b"", 3_500)[:-1] + b',{"dti":1,"dti":2}]', (400,)),
-        "10,000 empty rows, partial": Body(PARTIAL, lambda: rows(b""), (200,)),
-        "one row of 1.3 million unknown names": Body(PARTIAL, lambda: numbered(b"[{", b'"a%d":1', b"}]"), (200,)),
-        "an object for a batch": Body("/predict/batch", lambda: numbered(b"{", b'"a%d":1', b"}"), (422,)),
-        "3,500 whole rows of the file": Body("/predict/batch", lambda: rows(whole_row(), b"", 3_500), (200,)),
-        "whole rows, broken at the end": Body("/predict/batch", lambda: rows(whole_row(), b"", 3_500)[:-1] + b"x", (400,)),
-        "1.3 million names without an end": Body(PARTIAL, lambda: numbered(b"[{", b'"a%d":1', b","), (400,)),
-        "rows with texts of 1,000 letters": Body("/predict/batch", lambda: rows(GOOD + b',"emp_title":"' + b"x" * 1_000 + b'"'), (200,)),
-        # CSV
-        "CSV: a header of 1.6 million names": Body(PARTIAL, lambda: numbered(b"", b"a%d", b"\n"), (422,), **wide),
-        "CSV: a header of commas": Body(PARTIAL, lambda: b"," * SIZE, (422,), **wide),
-        "CSV: a million short lines": Body(PARTIAL, lambda: csv_rows(HEADER, b"1,2,3", 2_000_000), (413,), **wide),
-        "CSV: 16 million empty lines": Body(PARTIAL, lambda: HEADER + b"\n" * (SIZE - 100), (422,), **wide),
-        "CSV: a quoted text of 16 MiB": Body(PARTIAL, lambda: HEADER + b'\n1,2,3,"' + b"x" * (SIZE - 100), (400,), **wide),
-        "CSV: a row of 4 million lines": Body(PARTIAL, lambda: filled(HEADER + b"\n", b'"\n"', b"\n"), (422,), **wide),
-        "CSV: a row of 16 million commas": Body(PARTIAL, lambda: HEADER + b"\n" + b"," * (SIZE - 100), (422,), **wide),
-        "CSV: 10,000 rows of 1,600 cells, partial": Body(PARTIAL, lambda: csv_rows(HEADER, b"," * 1_600), (200,), **wide),
-        "CSV: 10,000 rows, every field wrong, partial": Body(PARTIAL, lambda: csv_rows(names, b",".join([b"[]" * 5] * len(FIELDS))), (200,), **wide),
-        "CSV: not UTF-8 at the end": Body(PARTIAL, lambda: csv_rows(HEADER, b"5000,36 months,50000," + b"x" * 900) + b"\xff", (400,), **wide),
-        # beyond the limit
-        "20 MiB": Body("/predict", lambda: b" " * (20 * 2**20), (413,)),
-        "20 MiB of a wrong type": Body("/predict", lambda: b" " * (20 * 2**20), (415,), "text/plain"),
-    }  # fmt: skip
+        "CSV: a header of 2 million names": as_csv(lambda: numbered(b"", b"a%d", b"\n"), 422),
+        "CSV: a header of commas": as_csv(lambda: b"," * SIZE, 422),
+        "CSV: 2 million short lines": as_csv(lambda: csv_rows(HEADER, b"1,2,3", 2_000_000), 413),
+        "CSV: 16 million empty lines": as_csv(lambda: HEADER + b"\n" * (SIZE - 100), 422),
+        "CSV: a quoted text of 16 MiB": as_csv(lambda: HEADER + b'\n1,2,3,"' + b"x" * (SIZE - 100), 400),
+        "CSV: a row of 4 million lines": as_csv(lambda: filled(HEADER + b"\n", b'"\n"', b"\n"), 422),
+        "CSV: a row of 16 million commas": as_csv(lambda: HEADER + b"\n" + b"," * (SIZE - 100), 422),
+        "CSV: 10,000 rows of 1,600 cells": as_csv(lambda: csv_rows(HEADER, b"," * 1_600), 200),
+        "CSV: 10,000 rows, every field wrong": as_csv(lambda: csv_rows(names, wrong), 200),
+        "CSV: not UTF-8 at the end": as_csv(lambda: csv_rows(HEADER, good + b"x" * 900) + b"\xff", 400),
+    }
+
+
+def bodies() -> dict[str, Body]:
+    "Expensive requests by what is in them."
+    return applications() | batches() | tables()
 
 
 def heads() -> dict[str, tuple[bytes, tuple[int, ...]]]:
