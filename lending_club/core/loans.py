@@ -6,7 +6,7 @@
 __all__ = ['RawSource', 'raw_source', 'load_raw', 'loans_key', 'hash_loans', 'CleanLoans', 'cache_file', 'write_cached_loans',
            'read_cached_loans', 'cached_hash']
 
-# %% ../../nbs/core/loans.ipynb #988a4413
+# %% ../../nbs/core/loans.ipynb #d4680bae
 import hashlib
 import json
 import pandas as pd
@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from .data import read_loans, wanted_columns
 from .files import atomic_path, remove_leftovers
-from .repeats import Repeats
+from .outcomes import ended
+from .repeats import Repeats, drop_repeated_ids
 from .sample import draw
 from .settings import Settings, ensure_var
 from .sources import code_digest
 
-# %% ../../nbs/core/loans.ipynb #08d6733d
+# %% ../../nbs/core/loans.ipynb #1b938f67
 @dataclass(frozen=True)
 class RawSource:
     "Where the raw loans of a run come from."
@@ -61,8 +62,10 @@ def load_raw(
     settings: Settings,
     columns: str | list[str] | None = "all",  # names of raw columns; "all"; None: what the pipeline needs
 ) -> pd.DataFrame:  # shape (n, n_columns)
-    "This run's raw loans. Raises `DataError`."
-    return raw_source(settings).read(columns=columns)
+    "This run's raw loans, each id once. Raises `DataError`, also where none has ended."
+    raw = drop_repeated_ids(raw_source(settings).read(columns=columns))
+    ended(raw["loan_status"])
+    return raw
 
 # %% ../../nbs/core/loans.ipynb #845f26d4
 def loans_key(
