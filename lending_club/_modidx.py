@@ -1254,6 +1254,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'lending_club.explore._order': ('explore.html#_order', 'lending_club/explore.py'),
                                       'lending_club.explore.bad_loans': ('explore.html#bad_loans', 'lending_club/explore.py'),
                                       'lending_club.explore.default_rate': ('explore.html#default_rate', 'lending_club/explore.py'),
+                                      'lending_club.explore.legend': ('explore.html#legend', 'lending_club/explore.py'),
                                       'lending_club.explore.maturity': ('explore.html#maturity', 'lending_club/explore.py'),
                                       'lending_club.explore.missing_by_vintage': ( 'explore.html#missing_by_vintage',
                                                                                    'lending_club/explore.py'),
