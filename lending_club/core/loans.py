@@ -6,7 +6,7 @@
 __all__ = ['RawSource', 'raw_source', 'load_raw', 'loans_key', 'hash_loans', 'CleanLoans', 'cache_file', 'write_cached_loans',
            'read_cached_loans', 'cached_hash']
 
-# %% ../../nbs/core/loans.ipynb #988a4413
+# %% ../../nbs/core/loans.ipynb #11d4e028
 import hashlib
 import json
 import pandas as pd
@@ -16,14 +16,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from .containers import data_files, is_pattern
 from .data import read_loans, wanted_columns
 from .files import atomic_path, remove_leftovers
+from .formats import DataError
 from .repeats import Repeats
 from .sample import draw
 from .settings import Settings, ensure_var
 from .sources import code_digest
 
-# %% ../../nbs/core/loans.ipynb #08d6733d
+# %% ../../nbs/core/loans.ipynb #a9247a63
 @dataclass(frozen=True)
 class RawSource:
     "Where the raw loans of a run come from."
@@ -33,12 +35,17 @@ class RawSource:
     read: Callable[..., pd.DataFrame]  # takes `columns` as `read_loans` does
 
 
-def _file_identity(path: Path) -> list | None:
+def _data_identity(path: Path) -> list | None:
+    "Name, size and time of change of every file that a path names."
     try:
-        stat = path.stat()
-    except OSError:
+        stats = [(file.resolve(), file.stat()) for file in data_files(path)]
+    except (OSError, DataError):
         return None  # reading will say what is wrong
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+
+
+def _data_name(path: Path) -> str:
+    return str(Path(path.parent.name, path.name)) if is_pattern(path) else path.name
 
 
 def _draw_columns(rows: int, seed: int, columns=None) -> pd.DataFrame:
@@ -54,7 +61,7 @@ def raw_source(
         name = f"built-in sample, {rows} loans, seed {seed}"
         return RawSource(name, ["sample", rows, seed], partial(_draw_columns, rows, seed))
     file = settings.data_file
-    return RawSource(file.name, _file_identity(file), partial(read_loans, file))
+    return RawSource(_data_name(file), _data_identity(file), partial(read_loans, file))
 
 
 def load_raw(
