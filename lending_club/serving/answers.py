@@ -6,12 +6,12 @@
 __all__ = ['REFUSALS', 'Contradiction', 'Decision', 'FieldError', 'Refusal', 'RefusedApplication', 'Health', 'reply', 'refuse',
            'refused_application']
 
-# %% ../../nbs/serving/answers.ipynb #33faa7ae
+# %% ../../nbs/serving/answers.ipynb #7dd1c0cb
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from typing import Any
-from .requests import RequestError
+from .refusals import RequestError
 
 # %% ../../nbs/serving/answers.ipynb #3a49c3dc
 class Contradiction(BaseModel):

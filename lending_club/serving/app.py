@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ApiKeys', 'RequestBatcher', 'create_app']
 
-# %% ../../nbs/serving/app.ipynb #def02df7
+# %% ../../nbs/serving/app.ipynb #eb3db705
 import gc
 import hashlib
 import hmac
@@ -31,7 +31,8 @@ from .document import application_schema
 from .memory import BodyMemory, Lease
 from .middleware import GracefulShutdown, ObservabilityMiddleware
 from .observability import Metrics
-from .requests import Batch, RequestError, read_application, read_csv_batch, read_json_batch
+from .refusals import Batch, RequestError
+from .requests import read_application, read_csv_batch, read_json_batch
 from .webhook import WebhookError, check_webhook
 
 # %% ../../nbs/serving/app.ipynb #08cd75f1

@@ -6,7 +6,7 @@
 __all__ = ['TOLERANCE', 'CONTRADICTIONS', 'MODES', 'annuity', 'Contradiction', 'contradictions', 'name_contradictions',
            'refuse_contradiction', 'refuse_contradictions']
 
-# %% ../../nbs/serving/consistency.ipynb #2cd69324
+# %% ../../nbs/serving/consistency.ipynb #14122a83
 import math
 import numpy as np
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from ..core.applications import ApplicationTable, ROWS
 from ..core.schema import GRADES, SUB_GRADES
-from .requests import Batch, RequestError
+from .refusals import Batch, RequestError
 
 # %% ../../nbs/serving/consistency.ipynb #b4799064
 TOLERANCE = 0.05  # of the monthly payment, relative
