@@ -121,7 +121,8 @@ def test_body_that_cannot_be_used(client, body, status, reason):
     batch = client.post("/predict/batch", content=b"[" + body + b"]")
     assert 400 <= batch.status_code < 500 and batch.json()["detail"]
     partial = client.post("/predict/batch?partial=true", content=b"[" + body + b"]")
-    assert partial.status_code < 500 and "NaN" not in partial.text
+    assert partial.status_code < 500
+    json.loads(partial.text, parse_constant=pytest.fail)  # NaN
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_content_types(client, headers, status):
 
 
 def test_errors_are_named_with_value_allowed_and_nearest_name(client):
-    application = SMALLEST | {"anual_inc": 1, "grade": "Z", "dti": "12", "total_pymnt": 5, "recoveries": "anything"}
+    application = SMALLEST | {"anual_inc": 1, "grade": "Z", "dti": "twelve", "total_pymnt": 5, "recoveries": "anything"}
     answer = client.post("/predict", json=application)
     errors = {error["field"]: error for error in answer.json()["errors"]}
     assert answer.status_code == 422 and set(errors) == {"anual_inc", "grade", "dti"}
