@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'SEPARATORS', 'ABOVE_HEADER', 'SUMMARY_LINES', 'known_names', 'renamed', 'Layout', 'parse_header',
-           'double_quotes', 'TextSections', 'is_summary', 'swallows_loans', 'explain_section', 'csv_batches']
+           'double_quotes', 'count_lines', 'TextSections', 'is_summary', 'swallows_loans', 'explain_section',
+           'csv_batches']
 
 # %% ../../nbs/core/delimited.ipynb #de753b82
 import codecs
@@ -107,7 +108,7 @@ def _refuse_without_header(lines: list[str], name: str):
         f"the first is {first[:60]!r}"
     )
 
-# %% ../../nbs/core/delimited.ipynb #7785e151
+# %% ../../nbs/core/delimited.ipynb #06beb887
 def _is_strict(line: str, separator: str, columns: int) -> bool:
     "Whether a line is valid CSV with the right number of fields."
     try:
@@ -121,7 +122,10 @@ def double_quotes(
     layout: Layout,
 ) -> bytes:
     r"""`block` with `""` for `\"` in lines where a backslash stands before a quotation mark."""
-    if b"\\" not in block:  # a single byte is found faster than two
+    at = block.find(b"\\")  # backslashes are rare, and a single byte is found fast
+    while at >= 0 and block[at + 1 : at + 2] != b'"':
+        at = block.find(b"\\", at + 1)
+    if at < 0:
         return block
     lines, columns = block.split(b"\n"), len(layout.header)
     odd = [i for i, line in enumerate(lines) if b'\\"' in line]
@@ -134,8 +138,18 @@ def double_quotes(
             lines[i] = lines[i].replace(b'\\"', b'""')
     return b"\n".join(lines)
 
-# %% ../../nbs/core/delimited.ipynb #55f67bdb
+# %% ../../nbs/core/delimited.ipynb #7d3a8262
 _CHUNK = 8 << 20  # bytes that the parser asks for at a time
+
+
+def count_lines(
+    block: bytes,  # whole lines; the last may lack its line break
+) -> int:
+    "The number of lines, counted in pieces that fit the processor's cache."
+    codes = np.frombuffer(block, np.uint8)
+    pieces = range(0, len(codes), 1 << 18)
+    ends = sum(int(np.count_nonzero(codes[i : i + (1 << 18)] == ord("\n"))) for i in pieces)
+    return ends + (block[-1:] not in (b"\n", b""))
 
 
 class TextSections:
@@ -184,8 +198,7 @@ class TextSections:
         return as_utf8(b"".join([*pieces, memoryview(last)[:end]]))
 
     def _count(self, block: bytes) -> bytes:
-        ends = np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))
-        self.lines += int(ends) + (block[-1:] not in (b"\n", b""))
+        self.lines += count_lines(block)
         return block
 
     def _header_in(self, block: bytes) -> int:

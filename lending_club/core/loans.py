@@ -16,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from .containers import data_files, is_pattern
 from .data import read_loans, wanted_columns
 from .files import atomic_path, remove_leftovers
+from .formats import DataError
 from .outcomes import ended
 from .repeats import Repeats, drop_repeated_ids
 from .sample import draw
@@ -34,12 +36,17 @@ class RawSource:
     read: Callable[..., pd.DataFrame]  # takes `columns` as `read_loans` does
 
 
-def _file_identity(path: Path) -> list | None:
+def _data_identity(path: Path) -> list | None:
+    "Name, size and time of change of every file that a path names."
     try:
-        stat = path.stat()
-    except OSError:
+        stats = [(file.resolve(), file.stat()) for file in data_files(path)]
+    except (OSError, DataError):
         return None  # reading will say what is wrong
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+
+
+def _data_name(path: Path) -> str:
+    return str(Path(path.parent.name, path.name)) if is_pattern(path) else path.name
 
 
 def _draw_columns(rows: int, seed: int, columns=None) -> pd.DataFrame:
@@ -55,7 +62,7 @@ def raw_source(
         name = f"built-in sample, {rows} loans, seed {seed}"
         return RawSource(name, ["sample", rows, seed], partial(_draw_columns, rows, seed))
     file = settings.data_file
-    return RawSource(file.name, _file_identity(file), partial(read_loans, file))
+    return RawSource(_data_name(file), _data_identity(file), partial(read_loans, file))
 
 
 def load_raw(
