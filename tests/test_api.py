@@ -308,12 +308,12 @@ def test_contradictions_are_named_or_refused(champion):
     assert (named.status_code, refused.status_code) == (200, 422)
     (only,) = named.json()["inconsistent"]
     assert only["fields"] == ["installment", "loan_amnt", "int_rate", "term"] and "installment is 500.00" in only["message"]
-    assert refused.json()["detail"] == "the application contradicts itself"
+    assert refused.json()["detail"] == "the application is refused for 1 reason"
     assert refused.json()["errors"] == [{"field": "installment", "message": only["message"]}]
     batch = [EXAMPLE_APPLICATION, doubtful]
     named, refused = (client.post("/predict/batch", json=batch) for client in clients)
     assert ["inconsistent" in answer for answer in named.json()] == [False, True]
-    assert refused.status_code == 422 and refused.json()["detail"] == "1 of 2 applications contradict themselves"
+    assert refused.status_code == 422 and refused.json()["detail"] == "1 of 2 applications are refused"
     assert refused.json()["errors"] == [{"index": 1, "field": "installment", "message": only["message"]}]
     first, second = clients[1].post("/predict/batch?partial=true", json=batch).json()
     assert "probability_of_default" in first and second["id"] == "d"
