@@ -276,6 +276,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'lending_club/core/delimited.py'),
                                              'lending_club.core.delimited._fields': ( 'core/delimited.html#_fields',
                                                                                       'lending_club/core/delimited.py'),
+                                             'lending_club.core.delimited._has_escapes': ( 'core/delimited.html#_has_escapes',
+                                                                                           'lending_club/core/delimited.py'),
                                              'lending_club.core.delimited._is_loan': ( 'core/delimited.html#_is_loan',
                                                                                        'lending_club/core/delimited.py'),
                                              'lending_club.core.delimited._is_strict': ( 'core/delimited.html#_is_strict',
