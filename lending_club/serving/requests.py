@@ -10,7 +10,6 @@ import json
 import math
 import msgspec
 import numpy as np
-import re
 import sys
 from collections.abc import Sequence
 from itertools import starmap
@@ -20,7 +19,7 @@ from struct import Struct, error as StructError
 from typing import Annotated, Any
 from ..core.applications import ApplicationTable, NUMBER_FIELDS, TEXT_FIELDS
 from .checker import FIELDS, FieldRule, Hints, RULES, check_texts
-from .outline import MAX_DEPTH, PART, Part, first_sign, outline, parse_in_parts, syntax_error
+from .outline import MAX_DEPTH, PART, Part, first_sign, no_json_value, outline, parse_in_parts, syntax_error
 from .refusals import Batch, CollectedBatch, RequestError, check_count, check_objects
 
 # %% ../../nbs/serving/requests.ipynb #ea4ce4de
@@ -108,7 +107,7 @@ def _count(body: bytes, sign: bytes) -> int:
     signs, own = np.frombuffer(body, np.uint8), ord(sign)
     return sum(np.count_nonzero(signs[i : i + PART] == own) for i in range(0, len(signs), PART))
 
-# %% ../../nbs/serving/requests.ipynb #bfbb6bc8
+# %% ../../nbs/serving/requests.ipynb #e3b9637b
 def _from_json(body: bytes) -> Any:
     "The body as parsed JSON, names that occur twice not looked for. Raises `RequestError`."
     if not body.strip():
@@ -120,29 +119,7 @@ def _from_json(body: bytes) -> Any:
 
 
 def _not_json(error: ValueError, body: bytes) -> RequestError:
-    return RequestError(400, f"the body is not valid JSON: {_no_json_value(str(error), body) or str(error)[:200]}")
-
-
-_NO_VALUES = ("nan", "na", "none", "inf", "infinity", "undefined")  # what other programs write where JSON has null
-_MAX_LINES = 100_000  # of a body in which the place of an error is looked up
-
-
-def _no_json_value(error: str, body: bytes) -> str | None:
-    "What is said about a value such as NaN at the place of a parser's error; None where the error is another one."
-    place = re.search(r" at line (\d+) column (\d+)$", error)
-    if place is None or int(place[1]) > _MAX_LINES:
-        return None
-    start = 0
-    for _ in range(int(place[1]) - 1):
-        start = body.find(b"\n", start) + 1
-    column = start + max(int(place[2]) - 1, 0)
-    before, after = body[max(column - 10, 0) : column], body[column : column + 10]
-    word = re.search(rb"-?[A-Za-z]*$", before)[0] + re.match(rb"[A-Za-z]*", after)[0]
-    if word.lstrip(b"-").lower().decode() not in _NO_VALUES:
-        return None
-    field = re.search(rb'"([^"\\]{1,100})"\s*:\s*-?[A-Za-z]*$', body[max(start, column - 200) : column])
-    what = field[1].decode(errors="replace") if field else "a value"
-    return f"{what} is {word.decode()} at line {place[1]} column {place[2]}, which JSON does not have: send null if it is missing"
+    return RequestError(400, f"the body is not valid JSON: {no_json_value(str(error), body) or str(error)[:200]}")
 
 
 def _refuse_duplicates(body: bytes):
