@@ -58,7 +58,8 @@ def search_parameters(rows: int, settings) -> dict:
 def measure(splits, true_pd, parameters: dict, settings, others: bool) -> dict:
     "How near the network comes to the truth; and the other models, where they are wanted."
     start = time.perf_counter()
-    pipeline, networks = fit_pipeline(splits, parameters, settings)
+    pipeline = fit_pipeline(splits, parameters, settings)
+    networks = pipeline[-1].estimator.net
     seconds = time.perf_counter() - start
     y = splits.test["default"]
     scored = {name: one.p for name, one in score_models(splits, pipeline).items()} if others else {}

@@ -8,9 +8,9 @@ __all__ = ['HTTP_PROTOCOL', 'check_port', 'serve']
 # %% ../nbs/06_serve.ipynb #ccecf604
 import os
 import socket
-import tempfile
 from importlib.util import find_spec
 from .core.settings import Settings
+from .core.temporary import temporary_folder
 from .core.text import LendingClubError
 
 # %% ../nbs/06_serve.ipynb #b2f00ef1
@@ -52,6 +52,6 @@ def serve(
     if settings.api_workers == 1:
         uvicorn.run(app, **how)
         return
-    with tempfile.TemporaryDirectory(prefix="lending-club-metrics-") as folder:
+    with temporary_folder(prefix="lending-club-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         uvicorn.run("lending_club.serving.app:create_app", factory=True, workers=settings.api_workers, **how)

@@ -92,7 +92,7 @@ def plain_perceptron():
     "A fitted Pipeline with the plain perceptron, two of them averaged, and the loans it was fitted on."
     settings = scratch_settings(sample_rows=5_000, epochs=15, network="mlp", seeds=2)
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
-    return fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)[0], splits
+    return fit_pipeline(splits, default_parameters(settings.network), settings, progress=False), splits
 
 
 def test_the_plain_perceptron_compiles_too(plain_perceptron):
@@ -114,7 +114,7 @@ def test_real_loans_get_the_pipelines_probability(real_data, network):
     loans = clean_loans(read_loans(real_data / "accepted_sample_2007_to_2018.csv.gz"))
     settings = scratch_settings(epochs=3, network=network)
     splits = temporal_split(loans, settings.train_end, settings.val_end)
-    pipeline, _ = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
+    pipeline = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
     compiled = compile_pipeline(pipeline)
     agreement = check_compiled(compiled, pipeline, loans)
     assert agreement["loans"] > len(loans) == 6_071 and agreement["largest_difference"] <= 1e-5

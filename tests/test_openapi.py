@@ -25,8 +25,9 @@ from lending_club.core.spellings import canonical, is_missing_text, parse_number
 from lending_club.promote import promote
 from lending_club.serving.app import create_app
 from lending_club.serving.checker import CREDIT_LINES, FIELDS, Reason
+from lending_club.serving.csv_requests import read_csv_batch
 from lending_club.serving.document import application_schema
-from lending_club.serving.requests import RequestError, check_objects, read_application, read_csv_batch, read_json_batch
+from lending_club.serving.requests import RequestError, check_objects, read_application, read_json_batch
 from lending_club.train import train
 
 MONTHS = [f"{m}-{y}" for y in range(1900, 2100) for m in "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()]

@@ -12,8 +12,9 @@ import pytest
 from lending_club.core.applications import NUMBER_FIELDS
 from lending_club.core.schema import BY_NAME, COLUMNS, EXAMPLE_APPLICATION
 from lending_club.serving.checker import FIELDS, RULES, Reason, check_columns, read_id, read_text
+from lending_club.serving.csv_requests import read_csv_batch
 from lending_club.serving.document import application_schema
-from lending_club.serving.requests import RequestError, check_objects, read_application, read_csv_batch, read_json_batch
+from lending_club.serving.requests import RequestError, check_objects, read_application, read_json_batch
 
 SMALLEST = {"loan_amnt": 5000, "term": "36 months", "annual_inc": 50_000}
 

@@ -19,7 +19,8 @@ from lending_club.core.sample import draw
 from lending_club.core.schema import BY_NAME
 from lending_club.core.settings import scratch_settings
 from lending_club.serving.consistency import contradictions
-from lending_club.serving.requests import read_application, read_csv_batch, read_json_batch
+from lending_club.serving.csv_requests import read_csv_batch
+from lending_club.serving.requests import read_application, read_json_batch
 from lending_club.train import fit_pipeline
 
 ROWS = 200

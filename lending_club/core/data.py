@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'wanted_columns', 'read_loans', 'reading_table']
 
-# %% ../../nbs/core/data.ipynb #64713882
+# %% ../../nbs/core/data.ipynb #6072e616
 import json
 import logging
 import pandas as pd
@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dataclasses import asdict
 from pathlib import Path
-from .containers import DataError, csv_batches, parquet_batches, sniff_format
+from .containers import loan_batches
 from lending_club.core.columns import (
     ABSENT, Reading, as_texts, category_column, check_readings, encode_texts, month_column, number_batch, number_column,
 )  # fmt: skip
+from .formats import DataError
 from .ranges import check_ranges
 from .schema import BY_NAME, COLUMNS, REQUIRED_IN_FILE, pipeline_columns
 from .text import nearest_name
@@ -87,23 +88,20 @@ def wanted_columns(
     wanted = {*REQUIRED_IN_FILE, *columns}
     return [column.name for column in COLUMNS if column.name in wanted]
 
-# %% ../../nbs/core/data.ipynb #75cd50ce
+# %% ../../nbs/core/data.ipynb #75de8cea
 def read_loans(
-    path: str | Path,  # csv, csv.gz, zip or parquet
+    path: str | Path,  # a file, a folder, or a pattern such as `data/*.csv`
     columns: str | list[str] | None = None,  # names of raw columns to read; "all"; None: what the pipeline needs
 ) -> pd.DataFrame:  # shape (n_loans, n_columns), numbers as float64, the rest as text in the public file's spelling
-    """Read a file of loans in Lending Club's layout.
+    """Read loans in Lending Club's layout, all tables that a path names as one.
 
     Raises `DataError` naming the file, the place and the remedy if it is missing, empty, a web page, damaged or cut off,
     if it lacks a required column, or if a column cannot be read or is in another unit than the schema's. What was read of
     each column is in the frame's `attrs["readings"]`, see `reading_table`."""
     path = Path(path)
-    kind = sniff_format(path)
     wanted = wanted_columns(columns)
-    found: list[str] = []
-    batches = (parquet_batches if kind == "parquet" else csv_batches)(path, kind, wanted, found)
     typed, rows = [], 0
-    for batch in batches:
+    for batch in loan_batches(path, wanted):
         typed.append(_convert(batch))
         rows += len(batch)
     kept = sum(len(columns["loan_amnt"]) for columns in typed)
@@ -111,12 +109,21 @@ def read_loans(
         raise DataError(f"{path} has a header but no loans")
     if kept < rows:
         log.info("%s: %d lines without a loan (summaries) were dropped", path.name, rows - kept)
+    _add_partly_absent(typed)
     loans, readings = _type_columns(typed)
     check_readings(readings, path.name)
     check_ranges(loans, path.name)
     loans = _add_absent(loans, wanted, path.name)
     loans.attrs["readings"] = json.dumps([asdict(reading) for reading in readings])
     return loans
+
+
+def _add_partly_absent(typed: list[dict[str, pa.Array]]):
+    "Give every batch the columns that others have, as missing."
+    types = {name: values.type for columns in typed for name, values in columns.items()}
+    for columns in typed:
+        length = len(columns["loan_amnt"])
+        columns |= {name: pa.nulls(length, kind) for name, kind in types.items() if name not in columns}
 
 
 def _add_absent(loans: pd.DataFrame, wanted: list[str], source: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@
 __all__ = ['RawSource', 'raw_source', 'load_raw', 'loans_key', 'hash_loans', 'CleanLoans', 'cache_file', 'write_cached_loans',
            'read_cached_loans', 'cached_hash']
 
-# %% ../../nbs/core/loans.ipynb #bffb0372
+# %% ../../nbs/core/loans.ipynb #d4680bae
 import hashlib
 import json
 import pandas as pd
@@ -16,14 +16,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from .containers import data_files, is_pattern
 from .data import read_loans, wanted_columns
 from .files import atomic_path, remove_leftovers
+from .formats import DataError
+from .outcomes import ended
 from .repeats import Repeats, drop_repeated_ids
 from .sample import draw
 from .settings import Settings, ensure_var
 from .sources import code_digest
 
-# %% ../../nbs/core/loans.ipynb #7494285d
+# %% ../../nbs/core/loans.ipynb #1b938f67
 @dataclass(frozen=True)
 class RawSource:
     "Where the raw loans of a run come from."
@@ -33,12 +36,17 @@ class RawSource:
     read: Callable[..., pd.DataFrame]  # takes `columns` as `read_loans` does
 
 
-def _file_identity(path: Path) -> list | None:
+def _data_identity(path: Path) -> list | None:
+    "Name, size and time of change of every file that a path names."
     try:
-        stat = path.stat()
-    except OSError:
+        stats = [(file.resolve(), file.stat()) for file in data_files(path)]
+    except (OSError, DataError):
         return None  # reading will say what is wrong
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+
+
+def _data_name(path: Path) -> str:
+    return str(Path(path.parent.name, path.name)) if is_pattern(path) else path.name
 
 
 def _draw_columns(rows: int, seed: int, columns=None) -> pd.DataFrame:
@@ -54,15 +62,17 @@ def raw_source(
         name = f"built-in sample, {rows} loans, seed {seed}"
         return RawSource(name, ["sample", rows, seed], partial(_draw_columns, rows, seed))
     file = settings.data_file
-    return RawSource(file.name, _file_identity(file), partial(read_loans, file))
+    return RawSource(_data_name(file), _data_identity(file), partial(read_loans, file))
 
 
 def load_raw(
     settings: Settings,
     columns: str | list[str] | None = "all",  # names of raw columns; "all"; None: what the pipeline needs
 ) -> pd.DataFrame:  # shape (n, n_columns)
-    "This run's raw loans, each id once. Raises `DataError`."
-    return drop_repeated_ids(raw_source(settings).read(columns=columns))
+    "This run's raw loans, each id once. Raises `DataError`, also where none has ended."
+    raw = drop_repeated_ids(raw_source(settings).read(columns=columns))
+    ended(raw["loan_status"])
+    return raw
 
 # %% ../../nbs/core/loans.ipynb #845f26d4
 def loans_key(

@@ -6,14 +6,14 @@
 __all__ = ['REFUSALS', 'Contradiction', 'Decision', 'FieldError', 'Refusal', 'RefusedApplication', 'Health', 'reply', 'refuse',
            'refused_application']
 
-# %% ../../nbs/serving/answers.ipynb #7dd1c0cb
+# %% ../../nbs/serving/answers.ipynb #33faa7ae
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from typing import Any
-from .refusals import RequestError
+from .requests import RequestError
 
-# %% ../../nbs/serving/answers.ipynb #3a49c3dc
+# %% ../../nbs/serving/answers.ipynb #6dfe09d4
 class Contradiction(BaseModel):
     "Fields of an application that contradict each other."
 
@@ -31,6 +31,8 @@ class Decision(BaseModel):
     threshold: float = Field(description="PD from which on a loan counts as bad")
     model_version: str = Field(description="version of the registered model that answered")
     imputed: list[str] = Field(description="fields that are missing though practically every training loan had them")
+    unusual: list[str] | None = Field(None, description="fields outside the range of nearly all training loans, if any")
+    decision: str | None = Field(None, description="`refer` where a person shall decide, by the setting `incomplete`")
     inconsistent: list[Contradiction] | None = Field(None, description="what contradicts itself in the application, if anything")
     id: int | str | None = Field(None, description="the application's own, if it was sent")
 

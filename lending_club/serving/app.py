@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ApiKeys', 'RequestBatcher', 'create_app']
 
-# %% ../../nbs/serving/app.ipynb #eb3db705
+# %% ../../nbs/serving/app.ipynb #5203afb0
 import gc
 import hashlib
 import hmac
@@ -26,13 +26,13 @@ from ..core.text import nearest_name
 from .answers import Decision, Health, REFUSALS, Refusal, RefusedApplication
 from .answers import refuse, refused_application, reply
 from .champion import ChampionPoller
-from .consistency import MODES, name_contradictions, refuse_contradiction, refuse_contradictions
+from .csv_requests import read_csv_batch
 from .document import application_schema
+from .gate import Gate
 from .memory import BodyMemory, Lease
 from .middleware import GracefulShutdown, ObservabilityMiddleware
 from .observability import Metrics
-from .refusals import Batch, RequestError
-from .requests import read_application, read_csv_batch, read_json_batch
+from .requests import Batch, RequestError, read_application, read_json_batch
 from .webhook import WebhookError, check_webhook
 
 # %% ../../nbs/serving/app.ipynb #08cd75f1
@@ -199,7 +199,7 @@ def _read_partial(request: Request) -> bool:
         raise RequestError(422, f"the query is {shown!r}; send partial=true or partial=false")
     return values == ["true"]
 
-# %% ../../nbs/serving/app.ipynb #b4c4d6a1
+# %% ../../nbs/serving/app.ipynb #6e882516
 _IN_LOOP = 2**13  # bytes of a body that is read in the event loop
 _THREADS = 2
 _HEAVY = 2**22  # bytes of a body; one at a time
@@ -222,9 +222,7 @@ def create_app(
 ) -> FastAPI:
     "The service. Its poller polls the registry as soon as the app starts. Raises `SettingsError`."
     settings = settings or load_settings()
-    if settings.inconsistent not in MODES:
-        raise SettingsError(f"inconsistent is {settings.inconsistent!r}; it must be {' or '.join(MODES)}")
-    refusing = settings.inconsistent == "refuse"
+    gate = Gate(settings.inconsistent, settings.incomplete)
     keys, metrics, shutdown = ApiKeys(settings.api_keys), Metrics(), GracefulShutdown()
     poller = ChampionPoller(settings, observe=metrics.observe_poll)
     limiter, heavy = CapacityLimiter(_THREADS), CapacityLimiter(1)
@@ -272,8 +270,7 @@ def create_app(
 
     def score(scorer, table: ApplicationTable) -> list[dict]:
         answers = scorer.score(table) if table.n else []
-        if not refusing:
-            name_contradictions(table, answers)
+        gate.annotate(table, answers)
         metrics.observe_answers(answers)
         return answers
 
@@ -298,9 +295,9 @@ def create_app(
             body = await _read_body(request, max_body, lease)
             large = len(body) > _IN_LOOP
             application = await run_in_thread(read_application, body) if large else read_application(body)
-        if refusing:
-            refuse_contradiction(application)
-        return reply(await batcher.answer(present_scorer(request), application))
+        scorer = present_scorer(request)
+        gate.check_one(scorer, application)
+        return reply(await batcher.answer(scorer, application))
 
     many = {"type": "array", "items": {"$ref": "#/components/schemas/Application"}, "maxItems": settings.max_batch_rows}
 
@@ -317,10 +314,8 @@ def create_app(
         read = read_csv_batch if _is_csv(request, True) else read_json_batch
 
         def answer(body: bytes) -> Response:
-            batch = read(body, settings.max_batch_rows, partial)
-            if refusing:
-                batch = refuse_contradictions(batch, partial)
-            return reply(score_batch(present_scorer(request), batch))
+            batch, scorer = read(body, settings.max_batch_rows, partial), present_scorer(request)
+            return reply(score_batch(scorer, gate.check_batch(scorer, batch, partial)))
 
         with memory.lease() as lease:
             return await run_in_thread(answer, await _read_body(request, max_body, lease))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'access_log', 'GracefulShutdown', 'ObservabilityMiddleware']
 
-# %% ../../nbs/serving/middleware.ipynb #a9a60c58
+# %% ../../nbs/serving/middleware.ipynb #7e566593
 import logging
 import math
 import os
@@ -20,7 +20,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from .answers import refuse, reply
 from .observability import Metrics
-from .refusals import RequestError
+from .requests import RequestError
 
 # %% ../../nbs/serving/middleware.ipynb #3d544a6d
 log = logging.getLogger(__name__)

@@ -6,16 +6,17 @@
 __all__ = ['SERVED_FILES', 'EXAMPLE_TOLERANCE', 'LABELS', 'ServingError', 'NoChampionError', 'served_files', 'read_files',
            'check_files', 'read_examples', 'common_traits', 'check_inputs', 'Scorer']
 
-# %% ../../nbs/serving/scorer.ipynb #0f429fb1
+# %% ../../nbs/serving/scorer.ipynb #a915ad59
 import hashlib
 import json
 import lending_club
 import math
+import numpy as np
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from ..core.applications import ApplicationTable
+from ..core.applications import ROWS, ApplicationTable, read_applications
 from ..core.compiled import CompiledModel, ExportError
-from ..core.encoding import feature_code
+from ..core.encoding import feature_code, shown_pd
 from ..core.months import month_today
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
 from ..core.single import read_one_or_many
@@ -120,7 +121,7 @@ def check_inputs(
             "serve it with the version of lending-club that trained it"
         )
 
-# %% ../../nbs/serving/scorer.ipynb #cb675e72
+# %% ../../nbs/serving/scorer.ipynb #19d73b76
 LABELS = ("Good Loan", "Bad Loan")
 
 
@@ -140,6 +141,11 @@ class Scorer:
         self.n_examples = 0  # examples that agreed
         self._compiled = compiled
         self._always_present = tuple(name for name in card["inputs"]["always_present"] if name != "issue_d")
+        self._rounds = compiled.tables["format"] > 1  # earlier versions show and decide on all digits
+        ranges = {name: own for name, own in card["inputs"].get("ranges", {}).items() if name in ROWS}
+        self._range_names = list(ranges)
+        self._range_rows = np.array([ROWS[name] for name in ranges], dtype=int)
+        self._low, self._high = np.array(list(ranges.values()), dtype=float).reshape(-1, 2, 1).transpose(1, 0, 2)
 
     @classmethod
     def load(
@@ -181,10 +187,13 @@ class Scorer:
     def score(
         self,
         applications: Sequence[Mapping] | ApplicationTable,  # raw fields by name; None counts as missing
-    ) -> list[dict]:  # an answer each: prediction, label, probability_of_default, threshold, model_version, imputed
-        "Decide about applications."
-        raw = read_one_or_many(applications, {"issue_d": month_today()})
+    ) -> list[dict]:  # an answer each: prediction, label, probability_of_default, threshold, model_version, imputed, …
+        "Decide about applications, each on the PD that is shown. `unusual` and `id` are there where they have a content."
+        table = read_applications(applications, {"issue_d": month_today()})
+        raw = read_one_or_many(table)
         probabilities = self._compiled.probabilities(raw)
+        if self._rounds:
+            probabilities = shown_pd(probabilities)
         decisions = (probabilities >= self.threshold).astype(int).tolist()
         columns = zip(decisions, probabilities.tolist(), raw.lacking(self._always_present), strict=True)
         answers = [
@@ -198,10 +207,29 @@ class Scorer:
             }
             for decision, probability, imputed in columns
         ]
+        for place, names in self._unusual(table).items():
+            answers[place]["unusual"] = names
         for own_id, answer in zip(raw.ids(), answers, strict=True):
             if own_id is not None:
                 answer["id"] = own_id
         return answers
+
+    def lacking(
+        self,
+        table: ApplicationTable,
+    ) -> list[list[str]]:  # for each application
+        "Fields that are missing though practically every training loan had them; they are imputed."
+        return table.lacking(self._always_present)
+
+    def _unusual(self, table: ApplicationTable) -> dict[int, list[str]]:  # by place, for applications that have any
+        "Fields with values outside the range of nearly all training loans."
+        numbers = table.block[self._range_rows]
+        outside = (numbers < self._low) | (numbers > self._high)
+        found: dict[int, list[str]] = {}
+        if outside.any():
+            for place, row in np.argwhere(outside.T).tolist():
+                found.setdefault(place, []).append(self._range_names[row])
+        return found
 
     def check(
         self,
