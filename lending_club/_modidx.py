@@ -1662,6 +1662,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests._refuse_duplicates': ( 'serving/requests.html#_refuse_duplicates',
                                                                                                      'lending_club/serving/requests.py'),
+                                               'lending_club.serving.requests._refuse_syntax': ( 'serving/requests.html#_refuse_syntax',
+                                                                                                 'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests._slot': ( 'serving/requests.html#_slot',
                                                                                         'lending_club/serving/requests.py'),
                                                'lending_club.serving.requests.read_application': ( 'serving/requests.html#read_application',

@@ -156,7 +156,7 @@ def read_id(value: Any) -> "str | int | Reason":
         return value
     return Reason.TOO_SMALL if value < 0 else Reason.TOO_LARGE
 
-# %% ../../nbs/serving/checker.ipynb #c6c2eb5c
+# %% ../../nbs/serving/checker.ipynb #20991b8b
 _NUMBER_TYPES, _TEXT_TYPES = {int, float, type(None)}, {str, type(None)}
 
 
@@ -209,7 +209,9 @@ def _as_block(
                     continue
         except OverflowError:
             pass
-        numbers = list(map(read_number, repeat(RULES[name]), values))
+        texts = {value for value in values if type(value) is str}  # each spelling is read once
+        read = {value: read_number(RULES[name], value) for value in texts}
+        numbers = [read[value] if type(value) is str else read_number(RULES[name], value) for value in values]
         places = [place for place, number in enumerate(numbers) if type(number) is Reason]
         for place in places:
             numbers[place] = math.nan

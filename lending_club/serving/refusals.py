@@ -6,7 +6,8 @@
 __all__ = ['MAX_ERRORS', 'RequestError', 'Checked', 'check_objects', 'check_values', 'Batch', 'check_count', 'CollectedBatch',
            'rows_of']
 
-# %% ../../nbs/serving/refusals.ipynb #a6d6ba32
+# %% ../../nbs/serving/refusals.ipynb #7e796570
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from ..core.applications import ApplicationTable
@@ -28,7 +29,7 @@ class RequestError(LendingClubError):
         "What is answered."
         return {"detail": str(self), **({"errors": self.errors} if self.errors else {})}
 
-# %% ../../nbs/serving/refusals.ipynb #828245ae
+# %% ../../nbs/serving/refusals.ipynb #fd354960
 MAX_ERRORS = 1_000  # listed of one request
 _MAX_ERRORS_OF_ONE = 200  # listed of one application
 
@@ -74,7 +75,8 @@ def _in_schema_names(objects: list[dict]) -> list[dict]:
     renamed = []
     for given in objects:
         names = [known.get(name) or name for name in given]
-        once = [own if own == name or names.count(own) == 1 else name for name, own in zip(given, names, strict=True)]
+        times = Counter(names)
+        once = [own if own == name or times[own] == 1 else name for name, own in zip(given, names, strict=True)]
         renamed.append(dict(zip(once, given.values(), strict=True)))
     return renamed
 

@@ -107,7 +107,7 @@ def _count(body: bytes, sign: bytes) -> int:
     signs, own = np.frombuffer(body, np.uint8), ord(sign)
     return sum(np.count_nonzero(signs[i : i + PART] == own) for i in range(0, len(signs), PART))
 
-# %% ../../nbs/serving/requests.ipynb #e3b9637b
+# %% ../../nbs/serving/requests.ipynb #0f56c926
 def _from_json(body: bytes) -> Any:
     "The body as parsed JSON, names that occur twice not looked for. Raises `RequestError`."
     if not body.strip():
@@ -118,7 +118,7 @@ def _from_json(body: bytes) -> Any:
         raise _not_json(error, body) from None
 
 
-def _not_json(error: ValueError, body: bytes) -> RequestError:
+def _not_json(error: Exception, body: bytes) -> RequestError:
     return RequestError(400, f"the body is not valid JSON: {no_json_value(str(error), body) or str(error)[:200]}")
 
 
@@ -180,7 +180,7 @@ def read_application(
         raise checked.refuse(0, Hints())
     return checked.table
 
-# %% ../../nbs/serving/requests.ipynb #8ce052e7
+# %% ../../nbs/serving/requests.ipynb #1f4c9f4f
 _SHORTEST = 4 * len(b'{"loan_amnt":500,"term":"","annual_inc":0},')  # bytes; shorter on average: rows are counted first
 
 
@@ -216,7 +216,9 @@ def read_json_batch(
     found = outline(body, limit, sys.maxsize)
     if found.stopped == "depth":
         raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1), body)
-    check_count(limit + (found.stopped == "elements"), limit)
+    if found.stopped:
+        _refuse_syntax(body)  # a missing quotation mark makes elements of what is text
+        check_count(limit + 1, limit)
     batch, total = CollectedBatch(partial), len(found.ends)
     try:
         for part in parse_in_parts(body, found, _MAX_VALUES):
@@ -226,6 +228,17 @@ def read_json_batch(
     except ValueError as error:
         raise _not_json(error, body) from None
     return batch.batch(total)
+
+
+def _refuse_syntax(body: bytes):
+    "Raise `RequestError` if the body is not valid JSON; no objects are made of a large one."
+    if len(body) <= PART:
+        _from_json(body)
+        return
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _not_json(error, body) from None
 
 
 def _add_part(batch: CollectedBatch, part: Part):
