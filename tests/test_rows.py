@@ -32,7 +32,7 @@ def pipeline():
     "A small network, and its form for the service."
     settings = scratch_settings(sample_rows=4_000, epochs=2)
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
-    fitted, _ = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
+    fitted = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
     return fitted, compile_pipeline(fitted)
 
 
