@@ -222,7 +222,7 @@ def _tables_of(candidates: list[Table], passed: list[str]) -> Iterator[Table]:
         except NotATable as error:
             passed.append(str(error))
 
-# %% ../../nbs/core/containers.ipynb #191b07f3
+# %% ../../nbs/core/containers.ipynb #6078daf6
 def _same_content(one: Table, other: Table) -> bool:
     with _opened(one.file, one.steps) as first, _opened(other.file, other.steps) as second:
         while True:
@@ -252,12 +252,12 @@ def without_copies(
             keys.append((table.file.stat().st_size, table.steps, table.given))
         near = {id(other): other for key in keys for other in known.get(key, [])}.values()
         same = next((other for other in near if _same_content(table, other)), None)
+        for key in keys:
+            known.setdefault(key, []).append(same or table)
         if same:
             passed.append(f"{table.name} is a copy of {same.name}")
-            continue
-        kept.append(table)
-        for key in keys:
-            known.setdefault(key, []).append(table)
+        else:
+            kept.append(table)
     return kept
 
 # %% ../../nbs/core/containers.ipynb #22311f45

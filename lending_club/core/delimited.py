@@ -108,11 +108,12 @@ def _refuse_without_header(lines: list[str], name: str):
         f"the first is {first[:60]!r}"
     )
 
-# %% ../../nbs/core/delimited.ipynb #06beb887
-def _is_strict(line: str, separator: str, columns: int) -> bool:
-    "Whether a line is valid CSV with the right number of fields."
+# %% ../../nbs/core/delimited.ipynb #3fd7d324
+def _is_strict(row: str, layout: Layout) -> bool:
+    "Whether a row is valid CSV with the right number of fields."
     try:
-        return len(next(csv.reader([line], delimiter=separator, strict=True), [])) == columns
+        fields = next(csv.reader(io.StringIO(row, newline=""), delimiter=layout.separator, strict=True), [])
+        return len(fields) == len(layout.header)
     except csv.Error:
         return False
 
@@ -127,16 +128,26 @@ def double_quotes(
         at = block.find(b"\\", at + 1)
     if at < 0:
         return block
-    lines, columns = block.split(b"\n"), len(layout.header)
+    lines = block.split(b"\n")
     odd = [i for i, line in enumerate(lines) if b'\\"' in line]
-    texts = {i: lines[i].decode().rstrip("\r") for i in odd}
-    plain = {i: _is_strict(texts[i], layout.separator, columns) for i in odd}
-    escaped = {i: not plain[i] and _is_strict(texts[i].replace('\\"', '""'), layout.separator, columns) for i in odd}
+    found = {i: _has_escapes(lines, i, layout) for i in odd}
     for i in odd:
-        # a text over several lines can be judged by neither; it follows the others
-        if escaped[i] or (not plain[i] and any(escaped.values())):
+        if found[i] or (found[i] is None and True in found.values()):  # the inside of a text follows the others
             lines[i] = lines[i].replace(b'\\"', b'""')
     return b"\n".join(lines)
+
+
+def _has_escapes(lines: list[bytes], place: int, layout: Layout) -> bool | None:
+    "Whether a backslash stands before a quotation mark in a row that begins in a line; None where none begins there."
+    text = ""
+    for line in lines[place : place + 50]:  # a text may hold line breaks
+        text += line.decode().rstrip("\r")
+        if _is_strict(text, layout):
+            return False
+        if _is_strict(text.replace('\\"', '""'), layout):
+            return True
+        text += "\n"
+    return None
 
 # %% ../../nbs/core/delimited.ipynb #7d3a8262
 _CHUNK = 8 << 20  # bytes that the parser asks for at a time

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from typing import Any
-from .requests import RequestError
+from .refusals import RequestError
 
 # %% ../../nbs/serving/answers.ipynb #6dfe09d4
 class Contradiction(BaseModel):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ApiKeys', 'RequestBatcher', 'create_app']
 
-# %% ../../nbs/serving/app.ipynb #5203afb0
+# %% ../../nbs/serving/app.ipynb #1ca76bd6
 import gc
 import hashlib
 import hmac
@@ -32,7 +32,8 @@ from .gate import Gate
 from .memory import BodyMemory, Lease
 from .middleware import GracefulShutdown, ObservabilityMiddleware
 from .observability import Metrics
-from .requests import Batch, RequestError, read_application, read_json_batch
+from .refusals import Batch, RequestError
+from .requests import read_application, read_json_batch
 from .webhook import WebhookError, check_webhook
 
 # %% ../../nbs/serving/app.ipynb #08cd75f1

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_csv_batch']
 
-# %% ../../nbs/serving/csv_requests.ipynb #ca70642a
+# %% ../../nbs/serving/csv_requests.ipynb #d388bc61
 import codecs
 import csv
 import io
@@ -15,7 +15,7 @@ from ..core.applications import NUMBER_FIELDS
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
 from ..core.spellings import canonical_name
 from .checker import Hints, MAX_SPELLING, RULES, unknown_name
-from .requests import Batch, CollectedBatch, MAX_ERRORS, RequestError, check_count, check_values
+from .refusals import Batch, CollectedBatch, MAX_ERRORS, RequestError, check_count, check_values
 
 # %% ../../nbs/serving/csv_requests.ipynb #2003405b
 _PLAIN = "0123456789.-"  # signs of a number that is written as JSON writes it, without an exponent

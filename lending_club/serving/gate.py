@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Gate']
 
-# %% ../../nbs/serving/gate.ipynb #fee25745
+# %% ../../nbs/serving/gate.ipynb #ecdb048b
 from collections.abc import Sequence
 from ..core.applications import ApplicationTable
 from .consistency import contradictions
-from .requests import Batch, MAX_ERRORS, RequestError, rows_of
+from .refusals import Batch, MAX_ERRORS, RequestError, rows_of
 
 # %% ../../nbs/serving/gate.ipynb #62d21d7e
 class Gate:

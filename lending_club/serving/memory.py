@@ -9,7 +9,7 @@ __all__ = ['LARGE', 'return_memory', 'BodyMemory', 'Lease']
 import ctypes
 from anyio import CapacityLimiter, to_thread
 from asyncio import get_running_loop
-from .requests import RequestError
+from .refusals import RequestError
 
 # %% ../../nbs/serving/memory.ipynb #1f0ae574
 LARGE = 2**20  # bytes of a body that memory is returned after

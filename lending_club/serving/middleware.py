@@ -20,7 +20,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from .answers import refuse, reply
 from .observability import Metrics
-from .requests import RequestError
+from .refusals import RequestError
 
 # %% ../../nbs/serving/middleware.ipynb #3d544a6d
 log = logging.getLogger(__name__)
