@@ -6,7 +6,7 @@
 __all__ = ['log', 'MOST_FILES', 'is_passed_over', 'is_pattern', 'data_files', 'Table', 'folder_columns', 'without_copies',
            'find_tables', 'loan_batches']
 
-# %% ../../nbs/core/containers.ipynb #7eca636a
+# %% ../../nbs/core/containers.ipynb #ecbae774
 import errno
 import glob
 import gzip
@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tqdm import tqdm
-from .delimited import TextSections, csv_batches, known_names, renamed
+from .delimited import TextSections, csv_batches
 from .formats import COMPRESSED, DataError, NotATable, decompressed, kind_of, refuse_document
+from .headers import known_names, renamed
 from .spellings import canonical_name
 from .text import nearest_name
 

@@ -167,7 +167,7 @@ def refuse_document(
         if any(re.match(pattern, member) for member in members):
             raise NotATable(f"{name} is {what}: {remedy}")
 
-# %% ../../nbs/core/formats.ipynb #acebd5ba
+# %% ../../nbs/core/formats.ipynb #fef78eb7
 class _Xz(io.RawIOBase):
     "An xz stream, or several joined ones, decompressed."
 
@@ -201,7 +201,7 @@ def decompressed(
 ):
     "A binary stream of what is compressed in `stream`."
     if kind == "gzip":
-        return gzip.GzipFile(fileobj=stream)
+        return gzip.GzipFile(fileobj=stream, mode="rb")
     if kind == "xz":
         return io.BufferedReader(_Xz(stream), 1 << 20)
     return pa.CompressedInputStream(pa.PythonFile(stream, "r"), kind)
