@@ -935,6 +935,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'lending_club/core/relocate.py'),
                                             'lending_club.core.relocate._refusal': ( 'core/relocate.html#_refusal',
                                                                                      'lending_club/core/relocate.py'),
+                                            'lending_club.core.relocate._refuse_left_behind': ( 'core/relocate.html#_refuse_left_behind',
+                                                                                                'lending_club/core/relocate.py'),
                                             'lending_club.core.relocate._rewrite': ( 'core/relocate.html#_rewrite',
                                                                                      'lending_club/core/relocate.py'),
                                             'lending_club.core.relocate.follow_artifacts': ( 'core/relocate.html#follow_artifacts',

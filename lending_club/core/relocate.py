@@ -169,11 +169,31 @@ def _refusal(location: Location, own: Path) -> str:
         "there and run this again, or run `lending-club relocate` to go on without them"
     )
 
-# %% ../../nbs/core/relocate.ipynb #fa18169b
+# %% ../../nbs/core/relocate.ipynb #a15a751c
+def _refuse_left_behind(settings: Settings):
+    "Raise `RelocationError` where the database of this `var` is still in the project's own."
+    uri, own = settings.mlflow_tracking_uri, settings.var / "artifacts"
+    file = Path(uri.removeprefix("sqlite:///"))
+    before = settings.root / "var" / file.name
+    is_new = uri.startswith("sqlite:///") and file.parent == settings.var and not (file.is_file() and file.stat().st_size)
+    if not is_new or before == file or not before.is_file():
+        return
+    engine = sqlalchemy.create_engine(f"sqlite:///{before}")
+    with engine.connect() as connection:
+        places = {place.path for place in foreign_locations(connection, settings.root)}
+    engine.dispose()
+    if own in places:
+        raise RelocationError(
+            f"the database of {own} is {before}: move it to {file}, and optuna.db too, or set "
+            f"MLFLOW_TRACKING_URI=sqlite:///{before}"
+        )
+
+
 def follow_artifacts(
     settings: Settings,
 ):
     "Let the database of a moved or copied project name the project's own artifacts. Raises `RelocationError`."
+    _refuse_left_behind(settings)
     for old in relocate(settings, only_found=True):
         if old.parent.name != "mlruns":
             log.warning("this project was moved or copied: the registry's artifacts are now in %s, no longer in %s",
