@@ -53,5 +53,5 @@ def serve(
         uvicorn.run(app, **how)
         return
     with temporary_folder(prefix="lending-club-metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         uvicorn.run("lending_club.serving.app:create_app", factory=True, workers=settings.api_workers, **how)

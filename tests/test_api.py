@@ -462,7 +462,7 @@ def test_log_as_text_and_wrong_settings(champion, tmp_path):
     assert re.search(
         r"lending_club.access: request method=POST path=/predict status=200 ms=[\d.]+ model_version=1", log.read_text()
     )
-    for environment, reason in (({"LOG_FORMAT": "xml"}, "json or text"), ({"API_KEYS": " ,"}, "holds no key")):
+    for environment, reason in (({"LOG_FORMAT": "xml"}, "'json' or 'text'"), ({"API_KEYS": " ,"}, "holds no key")):
         done = lending_club("serve", "--port", free_port(), cwd=champion[0].root, **environment)
         assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
 
