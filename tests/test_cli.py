@@ -243,16 +243,27 @@ def test_mlflow_that_takes_the_connection_and_says_nothing(project):
     assert f"the MLflow server {uri} does not answer" in error
 
 
-def test_a_failed_stage_leaves_its_notebook_and_nothing_half(project):
+def test_a_damaged_file_is_named_before_the_first_stage_and_leaves_nothing_half(project):
     whole = write_sample(project / "whole.csv.gz", 3_000).read_bytes()
     (project / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
-    error = last_error(lending_club("run", "--data", "cut.csv.gz", cwd=project))
-    assert "00_explore failed" in error and "cut off or damaged" in error
+    done = lending_club("run", "--data", "cut.csv.gz", cwd=project)
+    assert "cut.csv.gz is cut off or damaged" in last_error(done) and "[1/5]" not in done.stderr
+    assert not list((project / "var").rglob("*.parquet")) and not list((project / "var").rglob("*.part"))
+
+
+def test_a_failed_stage_leaves_its_notebook(project):
+    (project / "nbs").unlink()
+    shutil.copytree(REPO / "nbs", project / "nbs")
+    cells = ["from lending_club.core.settings import SettingsError", "raise SettingsError('epochs is odd')"]
+    notebook = nbformat.read(project / "nbs" / "00_explore.ipynb", 4)
+    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(notebook, project / "nbs" / "00_explore.ipynb")
+    error = last_error(lending_club("run", cwd=project))
+    assert "00_explore failed: epochs is odd" in error
     (executed,) = (project / "var" / "runs").rglob("*.ipynb")
     outputs = [o for c in nbformat.read(executed, 4).cells for o in c.get("outputs", [])]
-    assert any(o.output_type == "error" and o.ename == "DataError" for o in outputs)
+    assert any(o.output_type == "error" and o.ename == "SettingsError" for o in outputs)
     assert str(executed.relative_to(project)) in error
-    assert not list((project / "var").rglob("*.parquet")) and not list((project / "var").rglob("*.part"))
 
 
 def test_missing_required_column_names_the_nearest(project):
@@ -266,8 +277,9 @@ def test_dates_outside_of_the_file(project):
     with gzip.open(project / "loans.csv.gz", "wt") as file:
         loans = draw(4_000).loans
         loans[loans["issue_d"].str.endswith(("2012", "2013"))].to_csv(file, index=False)
-    error = last_error(lending_club("run", "--data", "loans.csv.gz", cwd=project))
-    assert "01_clean failed: the validation set is empty" in error and "the loans cover 2012-01 to 2013-12" in error
+    done = lending_club("run", "--data", "loans.csv.gz", cwd=project)
+    error = last_error(done)
+    assert "[1/5]" not in done.stderr and "the validation set is empty" in error and "the loans cover 2012-01 to 2013-12" in error
 
 
 def test_a_run_that_fails_while_logging_is_marked_and_moves_no_alias(settings):
