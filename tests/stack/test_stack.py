@@ -24,10 +24,12 @@ LONG_RUNNING = ("postgres", "minio", "mlflow", "jupyter", "api")
 ENGINE = {k: v for k, v in clean_environment().items() if not k.startswith(("COMPOSE_", "MLFLOW_", "S3_", "POSTGRES_"))}
 
 
-def _engine_answers() -> bool:
+def _engine_lacking() -> str | None:
+    "Why no container engine can be used; None where one answers."
     if shutil.which("docker") is None:
-        return False
-    return subprocess.run(["docker", "info"], env=ENGINE, capture_output=True, timeout=60).returncode == 0
+        return "there is no command docker"
+    done = subprocess.run(["docker", "info"], env=ENGINE, capture_output=True, text=True, timeout=60)
+    return None if done.returncode == 0 else f"no container engine answers `docker info`: {done.stderr.strip()[-300:]}"
 
 
 class Stack:
@@ -176,10 +178,11 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    if not _engine_answers():
+    lacking = _engine_lacking()
+    if lacking:
         named = os.environ.get("DOCKER_HOST")
-        assert not named, f"DOCKER_HOST names {named}, where no container engine answers `docker info`"
-        skip_without("engine", "no container engine answers `docker info`")
+        assert not named, f"DOCKER_HOST names {named}, but {lacking}"
+        skip_without("engine", lacking)
     made = Stack(tmp_path_factory.mktemp("stack") / "lending-club")
     try:
         began = time.monotonic()
