@@ -6,7 +6,7 @@
 __all__ = ['log', 'NEGLIGIBLE', 'LEAST_MONTHS', 'SplitError', 'clean_loans', 'Splits', 'temporal_split', 'walk_forward_splits',
            'load_clean', 'check_loans', 'sample_truth']
 
-# %% ../nbs/01_clean.ipynb #0fe21231
+# %% ../nbs/01_clean.ipynb #65c39967
 import logging
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from datetime import date
 from .core.containers import DataError
 from .core.loans import CleanLoans, cache_file, hash_loans, raw_source, read_cached_loans, write_cached_loans
 from .core.months import month_dates, parse_month
-from .core.outcomes import FINAL_STATUSES, status_spelling, target
+from .core.outcomes import ended, target
 from .core.repeats import Repeats, check_repeats, count_repeats, drop_repeated_ids
 from .core.sample import draw
 from .core.schema import guard_inputs, pipeline_columns
@@ -30,26 +30,7 @@ NEGLIGIBLE = 0.001  # largest share of ended loans that may be left out for want
 class SplitError(LendingClubError):
     "The loans cannot be split by date as the settings say."
 
-# %% ../nbs/01_clean.ipynb #94481063
-def _ended(
-    loan_status: pd.Series,  # shape (n,), raw
-) -> pd.Series:  # shape (n,), 1 bad, 0 good, NaN not final
-    "The target. Raises `DataError` where no loan has ended, or only good or only bad ones."
-    counts = loan_status.value_counts()
-    bad = target(loan_status)
-    found = ", ".join(f"{status!r} ({count:,})" for status, count in counts[:8].items()) or "nothing"
-    unknown = [f"{status!r} ({count:,})" for status, count in counts.items() if status_spelling(status) is None]
-    if bad.nunique() < 2:
-        has = {0: "no bad", 1: "no good"}.get(bad.max(), "no ended")
-        raise DataError(
-            f"the {len(bad):,} loans have {has} ones (ended are {', '.join(FINAL_STATUSES)}); loan_status holds {found}: "
-            "use a file with loans that have ended, good and bad ones"
-        )
-    if unknown:
-        log.warning("loan_status holds unknown values, whose loans are left out: %s", ", ".join(unknown[:8]))
-    return bad
-
-# %% ../nbs/01_clean.ipynb #404727d7
+# %% ../nbs/01_clean.ipynb #1633172e
 def clean_loans(
     raw: pd.DataFrame,  # shape (n_raw, ...), as `data.read_loans` gives it
     max_repeated: float = Settings.max_repeated,  # largest share of loans that equal another in every input
@@ -58,7 +39,7 @@ def clean_loans(
 
     Raises `DataError` if no good or no bad loan has ended, if months of issue cannot be read, or if rows repeat."""
     raw = drop_repeated_ids(raw)
-    bad = _ended(raw["loan_status"])
+    bad = ended(raw["loan_status"])
     months = parse_month(raw["issue_d"].to_numpy())
     undated = bad.notna() & np.isnan(months)
     if undated.sum() > NEGLIGIBLE * bad.notna().sum():
@@ -100,7 +81,7 @@ class Splits:
         }
         return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/01_clean.ipynb #570a2fb5
+# %% ../nbs/01_clean.ipynb #0cf646f1
 LEAST_MONTHS = 4  # of issue: one to train on, two to validate, one to test
 
 
@@ -109,8 +90,8 @@ def _check_span(loans: pd.DataFrame):
     if months < LEAST_MONTHS:
         raise SplitError(
             f"the ended loans were issued in {months} {'month' if months == 1 else 'months'} ({_period(loans)}), and a split "
-            f"needs {LEAST_MONTHS} or more: one to train on, two to validate, one to test. issue_d has months and no days, so other "
-            "dates of the split cannot help: use a file that spans more months, such as several quarters in one folder"
+            f"needs {LEAST_MONTHS} or more: one to train on, two to validate, one to test. issue_d has months and no days, so "
+            "other dates of the split cannot help: use a file that spans more months, such as several quarters in one folder"
         )
 
 

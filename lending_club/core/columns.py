@@ -76,7 +76,7 @@ def encode_texts(
     dictionary = pa.array([text for text, gone in zip(distinct, missing, strict=True) if not gone], pa.string())
     return pa.DictionaryArray.from_arrays(kept, dictionary)
 
-# %% ../../nbs/core/columns.ipynb #ce48e682
+# %% ../../nbs/core/columns.ipynb #9c47f3f2
 ABSENT = pa.array(  # what a missing value is written as, for Arrow
     sorted({spelling for text in MISSING_TEXTS for spelling in (text, text.upper(), text.capitalize(), "NaN", "NaT", "<NA>")})
 )
@@ -86,8 +86,8 @@ def _stored_number(values: pa.Array, name: str) -> pa.Array:
     "Numbers that Parquet stores as such, as float64."
     if pa.types.is_float16(values.type):
         raise DataError(f"the column {name} is stored with 16 bits, about three digits: write it as float64")
-    if pa.types.is_float32(values.type):
-        values = values.cast(pa.string())
+    if pa.types.is_float32(values.type) or pa.types.is_decimal(values.type):
+        values = values.cast(pa.string())  # the shortest decimal
     try:
         return values.cast(pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

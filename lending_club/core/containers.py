@@ -279,7 +279,7 @@ def find_tables(
         raise DataError(f"{path} holds no table of loans; {'; '.join(passed[:3]) or 'it is empty'}{more}")
     return (found if len(found) == 1 else without_copies(found, passed)), passed
 
-# %% ../../nbs/core/containers.ipynb #f26064e7
+# %% ../../nbs/core/containers.ipynb #5012e649
 @contextmanager
 def _stored(table: Table):
     "Yields the column names, the number of rows, and a function (columns) -> batches of a Parquet or Arrow file."
@@ -297,7 +297,8 @@ def _stored(table: Table):
                 places = range(file.num_record_batches)
                 yield file.schema.names, None, lambda columns: (file.get_batch(i).select(columns) for i in places)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{table.name} is not a readable {table.kind.capitalize()} file ({error}): write it again") from error
+            what = f"{table.name} is a {table.kind.capitalize()} file that is cut off or damaged"
+            raise DataError(f"{what} ({error}): download or write it again") from error
 
 
 def _stored_batches(table: Table, wanted: list[str]):

@@ -6,7 +6,7 @@
 __all__ = ['RawSource', 'raw_source', 'load_raw', 'loans_key', 'hash_loans', 'CleanLoans', 'cache_file', 'write_cached_loans',
            'read_cached_loans', 'cached_hash']
 
-# %% ../../nbs/core/loans.ipynb #11d4e028
+# %% ../../nbs/core/loans.ipynb #9f4d0377
 import hashlib
 import json
 import pandas as pd
@@ -20,12 +20,13 @@ from .containers import data_files, is_pattern
 from .data import read_loans, wanted_columns
 from .files import atomic_path, remove_leftovers
 from .formats import DataError
-from .repeats import Repeats
+from .outcomes import ended
+from .repeats import Repeats, drop_repeated_ids
 from .sample import draw
 from .settings import Settings, ensure_var
 from .sources import code_digest
 
-# %% ../../nbs/core/loans.ipynb #a9247a63
+# %% ../../nbs/core/loans.ipynb #dbc1205e
 @dataclass(frozen=True)
 class RawSource:
     "Where the raw loans of a run come from."
@@ -68,8 +69,10 @@ def load_raw(
     settings: Settings,
     columns: str | list[str] | None = "all",  # names of raw columns; "all"; None: what the pipeline needs
 ) -> pd.DataFrame:  # shape (n, n_columns)
-    "This run's raw loans. Raises `DataError`."
-    return raw_source(settings).read(columns=columns)
+    "This run's raw loans, each id once. Raises `DataError`, also where none has ended."
+    raw = drop_repeated_ids(raw_source(settings).read(columns=columns))
+    ended(raw["loan_status"])
+    return raw
 
 # %% ../../nbs/core/loans.ipynb #845f26d4
 def loans_key(
