@@ -295,7 +295,7 @@ REFUSED = {
         lambda: small() + "1,2,3\n" + small(), ["line 42 has 3 fields", "correct or delete"],
     ),
     "cut in the second of two": (lambda: small() + SUMMARY + small().rstrip("\n")[:-30], ["line 86 has", CUT]),
-    "cut parquet": (lambda: draw(40).loans.to_parquet()[:-300], ["is a Parquet file that is cut off or damaged", "download or write it again"]),
+    "cut parquet": (lambda: draw(40).loans.to_parquet()[:-300], ["Parquet file that is cut off or damaged", "download or write"]),
     "zeros at the end": (lambda: small().encode() + bytes(1000), ["line 42 has 1 fields", CUT]),
     "gz ends early": (lambda: gzip.compress(small().encode())[:-20], ["is cut off or damaged", "download it again"]),
     "xz ends early": (lambda: lzma.compress(small().encode())[:-20], ["is cut off or damaged", "download it again"]),

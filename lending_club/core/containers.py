@@ -119,7 +119,7 @@ def folder_columns(
     values.pop(None, None)
     return tuple((column, None if value == "__HIVE_DEFAULT_PARTITION__" else value) for column, value in values.items())
 
-# %% ../../nbs/core/containers.ipynb #d5a7d45b
+# %% ../../nbs/core/containers.ipynb #afa16ab5
 class _Counted(io.RawIOBase):
     "A binary file that moves a progress bar as it is read."
 
@@ -164,7 +164,12 @@ def _naming(name: str):
     "A block in which errors of files and archives become a `DataError` that names the table."
     try:
         yield
-    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):
+            raise DataError(f"{name} is damaged ({error}): download it again") from error
+        what = "holds something that is not compressed behind what is"
+        raise DataError(f"{name} {what}: compress all parts before joining them, or give them as files of a folder") from error
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise DataError(f"{name} is cut off or damaged ({error}): download it again") from error
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # a decompressor's
