@@ -279,7 +279,7 @@ REFUSED = {
     "pickle": (lambda: pickle.dumps({"loan_amnt": [1]}), ["is a Python pickle", "read_pickle"]),
     "sqlite": (database, ["is an SQLite database", "sqlite3 -header -csv"]),
     "tar.gz": (archive_of_tar, ["is a tar archive", "tar -xf"]),
-    "git lfs": (lambda: "version https://git-lfs.github.com/spec/v1\noid sha256:1\n", ["is a pointer of Git LFS", "git lfs pull"]),  # noqa: E501
+    "git lfs": (lambda: "version https://git-lfs.github.com/spec/v1\n", ["is a pointer of Git LFS", "git lfs pull"]),
     "sql": (lambda: "-- MySQL dump 10.13\nCREATE TABLE loans", ["is a dump of an SQL database"]),
     "rejected": (lambda: REJECTED, ["holds rejected applications"]),
     "no header": (lambda: small().split("\n", 1)[1], ["has loans but no header above them", "header=True"]),
@@ -290,14 +290,22 @@ REFUSED = {
         ["has the column 'open_act_il' as 'open_il_6m' and as 'open_act_il'"],
     ),
     "cut in a line": (lambda: small().rstrip("\n")[:-30], ["line 41 has", "where the header has 8", CUT]),
+    "short last line": (lambda: small() + "1,2,3\n", ["line 42 has 3 fields", "correct or delete"]),
+    "short line before a header": (
+        lambda: small() + "1,2,3\n" + small(), ["line 42 has 3 fields", "correct or delete"],
+    ),
+    "cut in the second of two": (lambda: small() + SUMMARY + small().rstrip("\n")[:-30], ["line 86 has", CUT]),
+    "cut parquet": (lambda: draw(40).loans.to_parquet()[:-300], ["Parquet file that is cut off or damaged", "download or write"]),
+    "zeros at the end": (lambda: small().encode() + bytes(1000), ["line 42 has 1 fields", CUT]),
     "gz ends early": (lambda: gzip.compress(small().encode())[:-20], ["is cut off or damaged", "download it again"]),
     "xz ends early": (lambda: lzma.compress(small().encode())[:-20], ["is cut off or damaged", "download it again"]),
     "zst ends early": (lambda: zst(small().encode())[:-20], ["is cut off or damaged", "download it again"]),
     "zip ends early": (lambda: workbook("l.csv")[:-30], ["is cut off or damaged", "download it again"]),
-    "separator in a text": (lambda: changed(20, lambda line: f"{line},x"), ["line 20 has 9 fields", "correct or delete the line"]),  # noqa: E501
+    "separator in a text": (lambda: changed(20, lambda line: f"{line},x"), ["line 20 has 9 fields", "correct or delete"]),
     "separator missing": (lambda: changed(20, lambda line: line.replace(",", " ", 1)), ["line 20 has 7 fields"]),
     "a quotation mark opens": (
-        lambda: changed(20, lambda line: line.replace(",", ',"', 1)), ["line 20: a quotation mark opens a text that runs on to line"],  # noqa: E501
+        lambda: changed(20, lambda line: line.replace(",", ',"', 1)),
+        ["line 20: a quotation mark opens a text that runs on to line"],
     ),
     "two quotation marks open": (
         lambda: "\n".join(f'{line[: line.rindex(",") + 1]}"{line[line.rindex(",") + 1 :]}' if i in (9, 29) else line
@@ -326,7 +334,7 @@ def test_what_is_refused_is_named(kind, tmp_path):
     message = str(caught.value)
     assert message.startswith(str(file))
     assert all(word in message for word in words), message
-    assert ("download it again" in message) == any("download it again" in word for word in words), message
+    assert ("download" in message) == any("download" in word for word in words), message
 
 
 def test_a_part_without_header_is_not_passed_over(tmp_path):
@@ -367,7 +375,7 @@ def test_columns_that_some_files_lack_count_as_missing_there(loans, tmp_path, ca
     [
         (lambda folder: folder, "holds no files"),
         (lambda folder: folder / "*.csv", r"no file matches .*\*\.csv"),
-        (lambda folder: write(folder / "notes.txt", "no loans here").parent, "holds no table of loans; .*notes.txt has no header"),  # noqa: E501
+        (lambda folder: write(folder / "a.txt", "no loans here").parent, "holds no table of loans; .*a.txt has no header"),
         (lambda folder: zipped(folder / "l.zip", **{"a.pdf": b"%PDF-1.4"}), "holds no table of loans; .*a.pdf is a PDF document"),
         (lambda folder: [(folder / "_delta_log").mkdir(), folder][1], "is a Delta Lake table"),
     ],

@@ -119,7 +119,7 @@ def folder_columns(
     values.pop(None, None)
     return tuple((column, None if value == "__HIVE_DEFAULT_PARTITION__" else value) for column, value in values.items())
 
-# %% ../../nbs/core/containers.ipynb #d5a7d45b
+# %% ../../nbs/core/containers.ipynb #afa16ab5
 class _Counted(io.RawIOBase):
     "A binary file that moves a progress bar as it is read."
 
@@ -164,7 +164,12 @@ def _naming(name: str):
     "A block in which errors of files and archives become a `DataError` that names the table."
     try:
         yield
-    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):
+            raise DataError(f"{name} is damaged ({error}): download it again") from error
+        what = "holds something that is not compressed behind what is"
+        raise DataError(f"{name} {what}: compress all parts before joining them, or give them as files of a folder") from error
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise DataError(f"{name} is cut off or damaged ({error}): download it again") from error
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # a decompressor's
@@ -279,7 +284,7 @@ def find_tables(
         raise DataError(f"{path} holds no table of loans; {'; '.join(passed[:3]) or 'it is empty'}{more}")
     return (found if len(found) == 1 else without_copies(found, passed)), passed
 
-# %% ../../nbs/core/containers.ipynb #f26064e7
+# %% ../../nbs/core/containers.ipynb #5012e649
 @contextmanager
 def _stored(table: Table):
     "Yields the column names, the number of rows, and a function (columns) -> batches of a Parquet or Arrow file."
@@ -297,7 +302,8 @@ def _stored(table: Table):
                 places = range(file.num_record_batches)
                 yield file.schema.names, None, lambda columns: (file.get_batch(i).select(columns) for i in places)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{table.name} is not a readable {table.kind.capitalize()} file ({error}): write it again") from error
+            what = f"{table.name} is a {table.kind.capitalize()} file that is cut off or damaged"
+            raise DataError(f"{what} ({error}): download or write it again") from error
 
 
 def _stored_batches(table: Table, wanted: list[str]):

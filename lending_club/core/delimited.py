@@ -25,18 +25,25 @@ from .spellings import canonical_name
 # %% ../../nbs/core/delimited.ipynb #b7bde89e
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/delimited.ipynb #8e9183ff
+# %% ../../nbs/core/delimited.ipynb #6cf1b71d
 _CHUNK = 8 << 20  # bytes that the parser asks for at a time
 
 
 def count_lines(
     block: bytes,  # whole lines; the last may lack its line break
-) -> int:
+) -> tuple[int, int]:  # lines, and how many of them are blank
     "The number of lines, counted in pieces that fit the processor's cache."
-    codes = np.frombuffer(block, np.uint8)
-    pieces = range(0, len(codes), 1 << 18)
-    ends = sum(int(np.count_nonzero(codes[i : i + (1 << 18)] == ord("\n"))) for i in pieces)
-    return ends + (block[-1:] not in (b"\n", b""))
+    codes = np.frombuffer(b"\n\n" + block if block[:2].strip(b"\r\n") != block[:2] else block, np.uint8)
+    above = len(codes) - len(block)  # line breaks put before a block that begins with a blank line
+    count = blank = 0
+    for start in range(0, len(codes), 1 << 18):
+        first = max(start - 2, 0)
+        ends = codes[first : start + (1 << 18)] == ord("\n")
+        count += int(np.count_nonzero(ends[start - first :]))
+        blank += int(np.count_nonzero(ends[1:] & ends[:-1])) - (start > 0 and bool(ends[0] and ends[1]))
+        apart = np.flatnonzero(ends[2:] & ends[:-2])
+        blank += int(np.count_nonzero(codes[first + apart + 1] == ord("\r")))
+    return count - above + (block[-1:] not in (b"\n", b"")), blank - above // 2
 
 
 class TextSections:
@@ -58,7 +65,7 @@ class TextSections:
         self.only_cr = b"\n" not in self.start and b"\r" in self.start
         self.rest, self.at_end = b"", False  # text that was read and not given out; whether there is no more
         self.layout, self.waiting = None, None  # the section's, and the header ahead
-        self.lines = 0  # of the file, given out so far or passed over
+        self.lines = self.blank = 0  # of the file, given out so far or passed over
 
     def _more(self, size: int) -> bytes:
         data, self.start = self.start or self.stream.read(size), b""
@@ -85,7 +92,8 @@ class TextSections:
         return as_utf8(b"".join([*pieces, memoryview(last)[:end]]))
 
     def _count(self, block: bytes) -> bytes:
-        self.lines += count_lines(block)
+        lines, blank = count_lines(block)
+        self.lines, self.blank = self.lines + lines, self.blank + blank
         return block
 
     def _header_in(self, block: bytes) -> int:
@@ -179,9 +187,9 @@ def swallows_loans(
             return True
     return False
 
-# %% ../../nbs/core/delimited.ipynb #91e6dd00
+# %% ../../nbs/core/delimited.ipynb #df1c94f2
 def _odd_row(row: list[str], layout: Layout, first: int, last: int, is_end: bool, is_start: bool) -> str:
-    "What is odd about a row on the lines `first` to `last`, and what to do."
+    "What is odd about a row on the lines `first` to `last`, and what to do. `is_end`: the text ends in it."
     columns = len(layout.header)
     text = layout.separator.join(row)
     where = f"line {first} has {len(row)} fields where the header has {columns}: {text[:60]!r}"
@@ -193,7 +201,7 @@ def _odd_row(row: list[str], layout: Layout, first: int, last: int, is_end: bool
             "take it out, or write it twice inside a text in quotation marks"
         )
     if is_end and len(row) < columns:
-        return f"{where}; nothing follows it, so the file may be cut off: download it again"
+        return f"{where}; the text ends in it, so the file may be cut off: download it again"
     if is_start and len(row) == columns + 1:
         return (
             f"{where}; the loans have one field more than the header: name their first column too "
@@ -212,8 +220,16 @@ def explain_section(
             pass
         layout = sections.next_section()
     above = sections.lines
-    lines = (line for block in iter(sections.read, b"") for line in io.StringIO(block.decode(), newline="\n"))
-    reader = csv.reader(lines, delimiter=layout.separator)
+    text = ""
+
+    def lines():
+        nonlocal text
+        for block in iter(sections.read, b""):
+            for line in io.StringIO(block.decode(), newline="\n"):
+                text = line
+                yield line
+
+    reader = csv.reader(lines(), delimiter=layout.separator)
     last, is_start = 0, True
     try:
         row = next(reader, None)
@@ -222,7 +238,7 @@ def explain_section(
             following = next(reader, None)
             place = (above + first, above + last)
             if len(row) != len(layout.header) and not is_summary(layout.separator.join(row)):
-                return _odd_row(row, layout, *place, following is None, is_start)
+                return _odd_row(row, layout, *place, following is None and text[-1:] != "\n", is_start)
             if last > first and swallows_loans(row, layout):
                 return (
                     f"line {place[0]}: a quotation mark opens a text that runs on to line {place[1]} and swallows the loans "
@@ -257,16 +273,16 @@ def _parse(sections: TextSections, names: list, wanted: list[str], passed: list,
         ),
     )  # fmt: skip
 
-# %% ../../nbs/core/delimited.ipynb #c39597aa
+# %% ../../nbs/core/delimited.ipynb #fcb5415c
 def _section_batches(sections: TextSections, wanted: list[str], given, reopen, number: int):
     "Yield the record batches of one section; raises `DataError` where its rows are not its lines and why."
     names = known_names(sections.layout.header, sections.name, given)
-    passed, odd, rows, above = [], [], 0, sections.lines
+    passed, odd, rows, above = [], [], 0, sections.lines - sections.blank
     try:
         for batch in _parse(sections, names, wanted, passed, odd):
             rows += len(batch)
             yield batch
-        problem = "" if sections.lines - above == rows + len(passed) else _reread(reopen, sections.name, number)
+        problem = "" if sections.lines - sections.blank - above == rows + len(passed) else _reread(reopen, sections.name, number)
     except pa.ArrowInvalid as error:
         if "Empty CSV file" in str(error):
             return

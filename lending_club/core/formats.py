@@ -22,7 +22,7 @@ class DataError(LendingClubError):
 class NotATable(DataError):
     "A file that is readable but holds no loans; a folder or an archive may have such files beside its tables."
 
-# %% ../../nbs/core/formats.ipynb #556e04d9
+# %% ../../nbs/core/formats.ipynb #9482cf1d
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
@@ -36,7 +36,7 @@ def text_encoding(
     for mark, encoding in _MARKS:
         if start.startswith(mark):
             return encoding
-    if b"\0" not in start:
+    if b"\0" not in start.rstrip(b"\0"):  # a disk that was full leaves zeros at the end
         return "utf-8"
     half = len(start) // 2
     even, odd = start[::2].count(0), start[1::2].count(0)

@@ -87,13 +87,15 @@ _SUMMARY_BEFORE = re.compile(
     r'\W*(Total amount funded in policy code \d+: *\d+|Notes offered by Prospectus \([^)]*\))"?(?=["A-Za-z])'
 )
 
-# %% ../../nbs/core/headers.ipynb #77b7b4cd
+# %% ../../nbs/core/headers.ipynb #6c962f3c
 def refuse_without_header(
     lines: list[str],  # the first ones
     name: str,  # of the file, for errors
 ):
     "Raise `NotATable`, or `DataError` for loans without a header."
     first = next((line.strip("\r\n\ufeff") for line in lines if line.strip()), "")
+    if any(parse_header(field) for line in lines if len(fields := split_fields(line, ",")) == 1 for field in fields):
+        raise DataError(f"{name} has every line in quotation marks as a whole: write it again without the outer ones")
     if "amount requested" in first.lower():
         raise NotATable(f"{name} holds rejected applications, which have no outcome: read the file of accepted loans")
     if any(re.search(r"\b(36|60) months|Fully Paid|Charged Off", line) for line in lines):

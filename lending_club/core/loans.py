@@ -6,7 +6,7 @@
 __all__ = ['RawSource', 'raw_source', 'load_raw', 'loans_key', 'hash_loans', 'CleanLoans', 'cache_file', 'write_cached_loans',
            'read_cached_loans', 'cached_hash']
 
-# %% ../../nbs/core/loans.ipynb #d4680bae
+# %% ../../nbs/core/loans.ipynb #9f4d0377
 import hashlib
 import json
 import pandas as pd
@@ -26,7 +26,7 @@ from .sample import draw
 from .settings import Settings, ensure_var
 from .sources import code_digest
 
-# %% ../../nbs/core/loans.ipynb #1b938f67
+# %% ../../nbs/core/loans.ipynb #dbc1205e
 @dataclass(frozen=True)
 class RawSource:
     "Where the raw loans of a run come from."

@@ -56,7 +56,7 @@ _ALIAS = (r"(?!(?i:latest|v\d+)$)[\w-]+", "an alias of letters, digits, _ and -,
 class Settings:
     "The settings of a run; made by `load_settings`."
 
-    data_path: str = _setting("sample", "`sample` for the built-in sample, or a csv, csv.gz, zip or parquet file")
+    data_path: str = _setting("sample", "`sample` for the built-in sample, or a file, folder or pattern (`data/*.csv`) of loans")
     sample_rows: int = _setting(60_000, "loans in the built-in sample", minimum=100)
     train_end: date = _setting(date(2016, 1, 1), "loans issued before this date are trained on")
     val_end: date = _setting(date(2017, 1, 1), "loans issued from train_end to before this date validate, later ones test")
