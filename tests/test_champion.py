@@ -637,6 +637,22 @@ def test_webhook_of_a_real_server_wakes_and_verifies(registry, settings):
         receiver.server_close()
 
 
+WITHOUT_SQLALCHEMY = """
+import sys
+sys.modules["sqlalchemy"] = None  # as in the image of the service, which has mlflow-skinny
+from lending_club.core.registry import connect
+from lending_club.core.settings import load_settings
+print(len(connect(load_settings()).search_experiments()))
+"""
+
+
+def test_a_server_is_asked_without_sqlalchemy(registry, settings):
+    environment = clean_environment(MLFLOW_TRACKING_URI=settings.mlflow_tracking_uri, VAR_DIR=str(settings.var))
+    done = subprocess.run([sys.executable, "-c", WITHOUT_SQLALCHEMY], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    assert int(done.stdout) >= 1
+
+
 @contextmanager
 def served(settings, tmp_path, **environment):
     "The service on these settings; yields its URL."

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-# %% ../../nbs/core/imputation.ipynb #c9fedeeb
+# %% ../../nbs/core/imputation.ipynb #180e207b
 class CautiousImputation:
     "Imputes the features that an application should have."
 
@@ -21,41 +21,66 @@ class CautiousImputation:
         names: Sequence[str],  # the numeric features, in the matrix' order
         clip: float,  # largest absolute value of a normal quantile
     ):
-        self.rows = np.array([names.index(name) for name in table["strength"]], dtype=int)  # of the features that are imputed
-        self._mean, self._precision = np.array(table["mean"]), np.array(table["precision"])
-        self._direction, self._clip = np.array(table["direction"]), clip
-        self._strength, self._field = np.zeros(len(names)), np.zeros(len(names), dtype=int)
-        fields = sorted(set(table["field"].values()))
-        for name, strength in table["strength"].items():
-            self._strength[names.index(name)] = strength
-            self._field[names.index(name)] = fields.index(table["field"][name])
-        self._plan = lru_cache(256)(self._make_plan)
+        imputed, fields = list(table["strength"]), sorted(set(table["field"].values()))
+        self.rows = np.array([names.index(name) for name in imputed], dtype=int)  # of the features that are imputed
+        self._mean, self._clip = np.array(table["mean"], dtype=float)[:, None], clip
+        self._precision = np.array(table["precision"], dtype=float)[self.rows]
+        self._own_precision, self._direction = self._precision[:, self.rows], np.array(table["direction"], dtype=float)[self.rows]
+        self._is_of = np.array([[table["field"][name] == field for field in fields] for name in imputed])
+        strength = {table["field"][name]: value for name, value in table["strength"].items()}
+        self._strength = np.array([strength[field] for field in fields])
+        self._known = lru_cache(256)(self._plan_one)
 
-    def _make_plan(self, missing: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        "What the missing features are: weights of the others' distances to their means, and a constant."
-        rows = list(missing)
-        others = np.setdiff1d(np.arange(len(self._mean)), rows)
-        covariance = np.linalg.inv(self._precision[np.ix_(rows, rows)])
-        weights = -covariance @ self._precision[np.ix_(rows, others)]
-        slope = covariance @ self._direction[rows]
-        spread = np.sqrt(max(self._direction[rows] @ slope, 1e-12))  # of the log-odds, given the others
-        by_field = {self._field[row]: self._strength[row] for row in rows}
-        caution = np.mean(list(by_field.values())) / np.sqrt(len(by_field))
-        return weights, self._mean[rows] + caution * slope / spread - weights @ self._mean[others]
+    def _plan(self, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        "For patterns of missing features, shape (k, r), their covariances given the others, (k, r, r), and shifts, (k, r)."
+        both = patterns[:, :, None] & patterns[:, None, :]
+        covariance = np.linalg.inv(np.where(both, self._own_precision, np.eye(len(self.rows)))) * both
+        slope = covariance @ self._direction
+        spread = np.sqrt(np.maximum(slope @ self._direction, 1e-12))  # of the log-odds, given the others
+        lacking = patterns @ self._is_of  # fields
+        count = lacking.sum(axis=1)
+        caution = lacking @ self._strength / count**1.5
+        return covariance, (caution / spread)[:, None] * slope
+
+    def _plan_one(self, pattern: bytes) -> tuple[np.ndarray, np.ndarray]:
+        return self._plan(np.frombuffer(pattern, dtype=bool)[None, :])
 
     def fill(
         self,
         scores: np.ndarray,  # shape (n_numeric, n), normal quantiles; what is missing without meaning is changed
         missing: np.ndarray,  # shape (n_numeric, n), bool; what is imputed is missing no more
     ):
-        "Impute in place."
-        gaps = missing[self.rows]
-        columns = np.flatnonzero(gaps.any(axis=0))
-        patterns, which = np.unique(gaps[:, columns], axis=1, return_inverse=True)
-        for place, pattern in enumerate(patterns.T):
-            rows, own = self.rows[pattern], columns[which.ravel() == place]
-            weights, constant = self._plan(tuple(rows.tolist()))
-            others = np.setdiff1d(np.arange(len(scores)), rows)
-            found = weights @ scores[np.ix_(others, own)].astype(np.float64) + constant[:, None]
-            scores[np.ix_(rows, own)] = np.clip(found, -self._clip, self._clip)
-            missing[np.ix_(rows, own)] = False
+        "Impute in place. Work and memory are bounded for each loan, also where each lacks other features."
+        columns = np.flatnonzero(missing[self.rows].any(axis=0))
+        for start in range(0, len(columns), _BLOCK):
+            own = columns[start : start + _BLOCK]
+            gaps = missing[np.ix_(self.rows, own)].T
+            found = self._impute(scores[:, own].astype(np.float64), gaps).T
+            places = np.ix_(self.rows, own)
+            scores[places] = np.where(gaps.T, found, scores[places])
+        missing[self.rows] = False
+
+    def _impute(self, scores: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+        "What the features of `rows` count as where they are missing: scores of shape (n_numeric, n), gaps and result (n, r)."
+        away = scores - self._mean
+        away[self.rows] = np.where(gaps.T, 0, away[self.rows])
+        pull = (self._precision @ away).T * gaps
+        patterns, which = _distinct_rows(gaps)
+        if len(patterns) == 1:
+            covariance, shift = self._known(patterns.tobytes())
+            moved = pull @ covariance[0]  # symmetric
+        else:
+            covariance, shift = self._plan(patterns)
+            moved = (covariance[which] @ pull[:, :, None])[:, :, 0]
+        return np.clip(self._mean[self.rows, 0] - moved + shift[which], -self._clip, self._clip)
+
+
+_BLOCK = 1_024  # loans that are imputed at a time
+
+
+def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "The distinct rows of a bool matrix, and which of them each row is."
+    bits = np.packbits(rows, axis=1)
+    keys = np.ascontiguousarray(bits).view(f"V{bits.shape[1]}").ravel()
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[first], which.ravel()

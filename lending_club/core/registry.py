@@ -112,9 +112,10 @@ def connect(
     "Point MLflow at this run's tracking server and registry. Raises `RegistryError` if it does not answer."
     _set_environment(settings, retries)
     check_answers(settings)
-    from lending_club.core.relocate import follow_artifacts
+    if settings.mlflow_tracking_uri.startswith("sqlite:"):  # the service's image asks a server, and has no SQLAlchemy
+        from lending_club.core.relocate import follow_artifacts
 
-    follow_artifacts(settings)
+        follow_artifacts(settings)
     import mlflow
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
