@@ -367,7 +367,7 @@ def test_version_with_other_columns_is_served(registry, settings, poller):
     applications = [EXAMPLE_APPLICATION | {"issue_d": "Mar-2018", "addr_state": state} for state in ("CA", "NY", "??", None)]
     expected = trained.pipeline.predict_proba(application_frame(applications, columns))[:, 1]
     got = [answer["probability_of_default"] for answer in poller.scorer.score(applications)]
-    assert got == pytest.approx(expected, abs=1e-5)
+    assert got == pytest.approx(expected, abs=1e-6)
     assert len(set(got)) > 1, "the state makes no difference, so the test shows nothing"
     point(settings, "1")
     assert poll(poller) == "swapped"

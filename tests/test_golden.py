@@ -10,8 +10,8 @@ import pytest
 from conftest import clean_environment
 
 import lending_club
-from lending_club.core import features
-from lending_club.serving.scorer import Scorer, ServingError
+from lending_club.core import features, spellings
+from lending_club.serving.scorer import Scorer, ServingError, read_files
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASES = sorted(folder.name for folder in GOLDEN.iterdir())
@@ -71,6 +71,33 @@ def test_a_changed_rule_is_refused_with_the_reason(monkeypatch, rule):
     monkeypatch.setattr(features, name, other)
     with pytest.raises(ServingError, match=r"version 7 .* of \d+ example"):
         Scorer.load(NEWEST, "7")
+
+
+def test_a_changed_spelling_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.setitem(spellings._WORDS["application_type"], "single", "Joint App")
+    spellings._category_words.cache_clear()
+    try:
+        with pytest.raises(ServingError, match="version 7 was trained with application_type 'single' read as 'Individual'"):
+            Scorer.load(NEWEST, "7")
+    finally:
+        monkeypatch.undo()
+        spellings._category_words.cache_clear()
+
+
+def test_a_category_in_an_older_spelling_stays_unseen_and_is_named(caplog):
+    content = read_files(GOLDEN / "0.2.0")
+    renamed = {**content, "encoder.json": content["encoder.json"].replace(b'"Individual"', b'"INDIVIDUAL"')}
+    unknown = {**content, "encoder.json": content["encoder.json"].replace(b'"Individual"', b'"never sent"')}
+    assert renamed["encoder.json"] != content["encoder.json"]
+    for files in (renamed, unknown):
+        examples = json.loads(files["examples.json"])
+        examples["examples"] = [e for e in examples["examples"] if e["application"].get("application_type") == "Joint App"]
+        files["examples.json"] = json.dumps(examples).encode()
+    scorers = [Scorer.from_content(files, "3") for files in (renamed, unknown)]
+    assert "application_type 'INDIVIDUAL'" in caplog.text and "train and register it anew" in caplog.text
+    applications = [case for case in expected("0.2.0")[0] if case.get("application_type") == "Individual"]
+    pds = [[answer["probability_of_default"] for answer in scorer.score(applications)] for scorer in scorers]
+    assert pds[0] == pds[1] and len(applications) > 5
 
 
 USED = list(json.loads((NEWEST / "encoder.json").read_text())["quantiles"])  # all features of its release

@@ -179,14 +179,14 @@ def test_any_application_gets_one_probability(served):
         dated = [a if a.get("issue_d") else {**a, "issue_d": month_today()} for a in drawn]
         raw = application_frame(dated, columns)
         theirs = pipeline.predict_proba(raw)[:, 1]
-        assert own == pytest.approx(theirs, abs=1e-5)
+        assert own == pytest.approx(theirs, abs=1e-6)
         alone = probabilities(scorer, read_application(json.dumps(drawn[0]).encode()))
         assert alone == pytest.approx(own[:1], abs=1e-6)
 
         frame = pd.DataFrame(raw)
         loaded = pyfunc.get_raw_model().predict_proba(frame)[:, 1]
-        assert own == pytest.approx(loaded, abs=1e-5)
-        clear = abs(loaded - scorer.threshold) > 1e-5
+        assert own == pytest.approx(loaded, abs=1e-6)
+        clear = abs(loaded - scorer.threshold) > 1e-6
         decided = [answer["prediction"] for answer in scorer.score(drawn)]
         assert pyfunc.predict(frame)[clear].tolist() == [d for d, c in zip(decided, clear, strict=True) if c]
 
