@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Gate']
 
-# %% ../../nbs/serving/gate.ipynb #ecdb048b
+# %% ../../nbs/serving/gate.ipynb #244c1c18
 from collections.abc import Sequence
 from ..core.applications import ApplicationTable
 from .consistency import contradictions
-from .refusals import Batch, MAX_ERRORS, RequestError, rows_of
+from .refusals import Batch, MAX_ERRORS, RequestError, select_rows
 
-# %% ../../nbs/serving/gate.ipynb #62d21d7e
+# %% ../../nbs/serving/gate.ipynb #d3f58ad4
 class Gate:
     "What is refused, referred or named of applications with usable fields."
 
@@ -68,7 +68,7 @@ class Gate:
             errors = [error for _, one in sorted(refused.items()) for error in one.errors]
             raise RequestError(422, f"{len(refused)} of {total} applications are refused", errors[:MAX_ERRORS])
         kept = [row for row in range(table.n) if row not in found]
-        return Batch(rows_of(table, kept), batch.refused | refused)
+        return Batch(select_rows(table, kept), batch.refused | refused)
 
     def annotate(
         self,

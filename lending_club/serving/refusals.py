@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_ERRORS', 'RequestError', 'Checked', 'check_objects', 'check_values', 'Batch', 'check_count', 'CollectedBatch',
-           'rows_of']
+           'select_rows']
 
 # %% ../../nbs/serving/refusals.ipynb #7e796570
 from collections import Counter
@@ -103,7 +103,7 @@ def check_values(
     table, reasons = check_columns(values, n)
     return Checked(table, reasons, values, unknown)
 
-# %% ../../nbs/serving/refusals.ipynb #b0019e55
+# %% ../../nbs/serving/refusals.ipynb #9389e0aa
 class Batch(NamedTuple):
     "Applications that can be answered, and those that cannot."
 
@@ -156,7 +156,7 @@ class CollectedBatch:
                 return
         if self.partial or not self.refused:
             kept = [row for row, place in enumerate(places) if place not in wrong]
-            self.tables.append(rows_of(checked.table, kept) if wrong else checked.table)
+            self.tables.append(select_rows(checked.table, kept) if wrong else checked.table)
 
     def batch(
         self,
@@ -169,7 +169,7 @@ class CollectedBatch:
         return Batch(ApplicationTable.concatenate(self.tables or [check_objects([]).table]), self.refused)
 
 
-def rows_of(
+def select_rows(
     table: ApplicationTable,
     rows: Sequence[int],  # places of applications
 ) -> ApplicationTable:
