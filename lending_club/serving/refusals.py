@@ -103,12 +103,17 @@ def check_values(
     table, reasons = check_columns(values, n)
     return Checked(table, reasons, values, unknown)
 
-# %% ../../nbs/serving/refusals.ipynb #9389e0aa
+# %% ../../nbs/serving/refusals.ipynb #61f6b235
 class Batch(NamedTuple):
     "Applications that can be answered, and those that cannot."
 
     table: ApplicationTable  # of the usable applications, in their order
     refused: dict[int, RequestError] = {}  # by place in the batch; not empty in partial batches only
+
+    @property
+    def listed(self) -> int:
+        "Number of errors that the refusals list."
+        return sum(len(error.errors or ()) for error in self.refused.values())
 
 
 def check_count(
