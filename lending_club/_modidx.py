@@ -1346,6 +1346,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'lending_club.serving.app._in_openapi': ( 'serving/app.html#_in_openapi',
                                                                                     'lending_club/serving/app.py'),
                                           'lending_club.serving.app._is_csv': ('serving/app.html#_is_csv', 'lending_club/serving/app.py'),
+                                          'lending_club.serving.app._next_piece': ( 'serving/app.html#_next_piece',
+                                                                                    'lending_club/serving/app.py'),
                                           'lending_club.serving.app._or_error': ( 'serving/app.html#_or_error',
                                                                                   'lending_club/serving/app.py'),
                                           'lending_club.serving.app._read_body': ( 'serving/app.html#_read_body',

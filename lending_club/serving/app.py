@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ApiKeys', 'RequestBatcher', 'create_app']
 
-# %% ../../nbs/serving/app.ipynb #1ca76bd6
+# %% ../../nbs/serving/app.ipynb #3915b75e
 import gc
 import hashlib
 import hmac
@@ -20,6 +20,7 @@ from fastapi.responses import RedirectResponse, Response
 from fastapi_offline import FastAPIOffline
 from io import BytesIO
 from prometheus_client import CONTENT_TYPE_LATEST
+from time import monotonic
 from ..core.applications import ApplicationTable
 from ..core.settings import Settings, SettingsError, load_settings
 from ..core.text import nearest_name
@@ -36,7 +37,7 @@ from .refusals import Batch, RequestError
 from .requests import read_application, read_json_batch
 from .webhook import WebhookError, check_webhook
 
-# %% ../../nbs/serving/app.ipynb #08cd75f1
+# %% ../../nbs/serving/app.ipynb #0e8aa75c
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
 _CSV_TYPES = ("text/csv", "application/csv")
 
@@ -62,7 +63,26 @@ def _is_csv(
     return False
 
 
-_SILENT_SECONDS = 60
+_SILENT_SECONDS = 60  # from one piece of a body to the next, and from the head to the first
+_SLOWEST = 2**15  # bytes a second on average; `_SILENT_SECONDS` are added to the time that a body may take
+
+
+async def _next_piece(
+    request: Request,
+    start: float,  # when reading began, seconds of `monotonic`
+    size: int,  # bytes that have come
+) -> dict:  # an ASGI message
+    "The next piece of the body. Raises `RequestError` if it, or the body, takes too long."
+    wait = min(_SILENT_SECONDS, start + _SILENT_SECONDS + size / _SLOWEST - monotonic())
+    try:
+        if wait <= 0:
+            raise TimeoutError
+        async with timeout(wait):
+            return await request.receive()
+    except TimeoutError:
+        silent = f"no more of the body came for {_SILENT_SECONDS:g} seconds"
+        slow = f"the body came at less than {_SLOWEST / 2**10:g} KiB a second"
+        raise RequestError(408, f"{silent if wait == _SILENT_SECONDS or not size else slow}: send it again") from None
 
 
 async def _read_body(
@@ -74,8 +94,9 @@ async def _read_body(
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and (len(length) > 18 or int(length) > limit):
         raise _too_large(limit)
-    pieces, size, message = None, 0, await request.receive()
+    pieces, size, start = None, 0, monotonic()
     while True:
+        message = await _next_piece(request, start, size)
         if message["type"] == "http.disconnect":
             raise RequestError(400, "the connection ended before the body was complete")
         piece, more = message.get("body", b""), message.get("more_body", False)
@@ -89,11 +110,6 @@ async def _read_body(
         pieces.write(piece)
         if not more:
             return pieces.getvalue()
-        try:
-            async with timeout(_SILENT_SECONDS):
-                message = await request.receive()
-        except TimeoutError:
-            raise RequestError(408, f"no more of the body came for {_SILENT_SECONDS} seconds: send it again") from None
 
 
 def _too_large(limit: int) -> RequestError:
