@@ -23,7 +23,8 @@ from lending_club.serving.protocol import LimitedHttpProtocol
 from lending_club.serving.scorer import Scorer
 
 MIB = 2**20
-MOST_AFTER, MOST_DURING = 500, 1_000  # MB; benchmarks/results/hostile.json has what is measured
+MOST_AFTER, MOST_DURING = 400, 600  # MB; benchmarks/results/hostile.json has what is measured: 340 and 390
+MOST_P99, MOST_WAIT = 1, 3  # seconds of other requests, which a busy machine lengthens: 0.05 and 0.4 are measured
 LOAN = (REPO / "service" / "loan.json").read_bytes()
 
 
@@ -43,6 +44,7 @@ QUICK = {
     "5.6 million empty objects",
     "280,000 small applications",
     "10,000 rows, every field wrong, partial",
+    "10,000 rows, each with other fields missing",
     "3,500 whole rows of the file",
     "CSV: a header of 2 million names",
     "CSV: a row of 4 million lines",
@@ -83,6 +85,16 @@ def keyed(project, tmp_path_factory):
         yield port
 
 
+@pytest.fixture(scope="module")
+def strict(project, tmp_path_factory):
+    "Process id and port of a worker that refuses incomplete applications."
+    running, port, log = serve(project, tmp_path_factory.mktemp("log"), INCOMPLETE="refuse")
+    with running as started:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/ready"), what=f"the service ({log})")
+        yield started.pid, port
+    assert "Traceback" not in log.read_text()
+
+
 def decide(port: int, **headers) -> float:
     "The PD of the example; the service answers correctly."
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -118,15 +130,28 @@ def test_an_expensive_head_is_refused(server, name):
     assert hostile.memory_of(server[0]) < MOST_AFTER
 
 
-def test_others_are_answered_meanwhile(server):
+def test_the_set_leaves_little_behind_and_holds_nobody_up(server):
+    "The quick ones here; the benchmark sends all."
     pid, port = server
     before = decide(port)
     with hostile.Others(port) as others:
-        for name in ("1.3 million unknown names", "10,000 rows, every field wrong, partial", "CSV: 10,000 rows of 1,600 cells"):
+        for name in filter(QUICK.__contains__, BODIES):
             assert hostile.send(port, BODIES[name])[0] in BODIES[name].statuses
-    assert not others.failed and len(others.times) > 10
-    assert max(seconds for _, seconds in others.times) < 10
+        for head, statuses in HEADS.values():
+            assert hostile.send_head(port, head) in statuses
+    found = others.summary()
+    assert found["failed"] == 0 and found["requests"] > 100
+    assert found["p99 ms"] < 1e3 * MOST_P99 and found["longest ms"] < 1e3 * MOST_WAIT, found
+    wait_until(lambda: hostile.memory_of(pid) < MOST_AFTER, 10, "the return of memory")
     assert decide(port) == before
+
+
+def test_a_strict_service_counts_what_it_refuses(strict):
+    pid, port = strict
+    for body in hostile.strict_bodies().values():
+        status, seconds = hostile.send(port, body)
+        assert status in body.statuses and seconds < 30
+    wait_until(lambda: hostile.memory_of(pid) < MOST_AFTER, 10, "the return of memory")
 
 
 def test_many_large_bodies_at_once_are_bounded(keyed):
