@@ -111,7 +111,7 @@ async def _discard(receive, most: int, seconds: float) -> bool:
         pass
     return False
 
-# %% ../../nbs/serving/middleware.ipynb #c81aeae3
+# %% ../../nbs/serving/middleware.ipynb #18bcf326
 async def _or_refusal(endpoint, request: Request) -> Response:
     try:
         return await endpoint(request)
@@ -122,6 +122,37 @@ async def _or_refusal(endpoint, request: Request) -> Response:
 async def _refuse_head(request: Request) -> Response:
     "The answer to a request whose head the server's protocol refuses."
     raise RequestError(*request.scope["refused"])
+
+
+class _Exchange:
+    "A request and its answer: what is known of them while they pass."
+
+    def __init__(self, scope, receive, send, shutdown: GracefulShutdown):
+        self._scope, self._receive, self._send, self._shutdown = scope, receive, send, shutdown
+        self.request_id = _request_id(scope["headers"])
+        self.status, self._body_read, self._lingering = 0, False, False
+
+    async def receive(self):
+        message = await self._receive()
+        self._body_read = not message.get("more_body", False)
+        return message
+
+    async def send(self, message):
+        if message["type"] == "http.response.start":
+            await self._begin(message)
+        elif self._lingering and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await _discard(self._receive, DISCARDED_BYTES, DISCARDED_SECONDS)
+            message = {"type": message["type"]}
+        await self._send(message)
+
+    async def _begin(self, message):
+        self.status = message["status"]
+        message["headers"].append((b"x-request-id", self.request_id))
+        if not self._body_read and (length := _unread_length(self._scope["headers"])):
+            self._lingering = length > _SMALL_BODY or not await _discard(self._receive, _SMALL_BODY, 0.05)
+        if self._lingering or self._shutdown.begun:
+            message["headers"].append((b"connection", b"close"))
 
 
 class ObservabilityMiddleware:
@@ -137,46 +168,24 @@ class ObservabilityMiddleware:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        status, body_read, lingering = 0, False, False
-        request_id = _request_id(scope["headers"])
-
-        async def receive_on():
-            nonlocal body_read
-            message = await receive()
-            body_read = not message.get("more_body", False)
-            return message
-
-        async def send_on(message):
-            nonlocal status, lingering
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"].append((b"x-request-id", request_id))
-                if not body_read and (length := _unread_length(scope["headers"])):
-                    lingering = length > _SMALL_BODY or not await _discard(receive, _SMALL_BODY, 0.05)
-                if lingering or self.shutdown.begun:
-                    message["headers"].append((b"connection", b"close"))
-            elif lingering and not message.get("more_body", False):
-                await send({**message, "more_body": True})
-                await _discard(receive, DISCARDED_BYTES, DISCARDED_SECONDS)
-                message = {"type": message["type"]}
-            await send(message)
-
+        exchange = _Exchange(scope, receive, send, self.shutdown)
+        request_id = exchange.request_id
         try:
             endpoint = self.direct.get((scope["method"], scope["path"])) if "refused" not in scope else _refuse_head
             if endpoint is None:
-                await self.app(scope, receive_on, send_on)
+                await self.app(scope, exchange.receive, exchange.send)
             else:
-                response = await _or_refusal(endpoint, Request(scope, receive_on))
-                await response(scope, receive_on, send_on)
+                response = await _or_refusal(endpoint, Request(scope, exchange.receive))
+                await response(scope, exchange.receive, exchange.send)
         except Exception as error:  # whatever broke, the client gets JSON and the log an id
             _log_broken(error, request_id)
-            if status:
+            if exchange.status:
                 raise  # half an answer is out: the server ends the connection
             answer = reply({"detail": f"an unforeseen error; it is in the log as {request_id.decode()}"}, 500)
-            await answer(scope, receive, send_on)
+            await answer(scope, receive, exchange.send)
         finally:
             seconds = time.perf_counter() - start
             path = scope["path"] if scope["path"] in self.paths else "other"
-            self.metrics.observe_request(path, status, seconds)
+            self.metrics.observe_request(path, exchange.status, seconds)
             if access_log.isEnabledFor(logging.INFO):
-                _log_access(scope, status, seconds, request_id)
+                _log_access(scope, exchange.status, seconds, request_id)
