@@ -217,7 +217,7 @@ def _read_partial(request: Request) -> bool:
         raise RequestError(422, f"the query is {shown!r}; send partial=true or partial=false")
     return values == ["true"]
 
-# %% ../../nbs/serving/app.ipynb #c01fa858
+# %% ../../nbs/serving/app.ipynb #71261a93
 _IN_LOOP = 2**13  # bytes of a body that is read in the event loop
 _THREADS = 2
 _HEAVY = 2**22  # bytes of a body; one at a time
@@ -238,10 +238,7 @@ def _or_error(read, body: bytes):
 class BodyReader:
     "Reads bodies, within the memory that they may take together, and works on large ones in threads."
 
-    def __init__(
-        self,
-        limit: int,  # bytes of a body at most
-    ):
+    def __init__(self, limit: int):  # bytes of a body at most
         self.limit, self.memory = limit, BodyMemory(_BODIES * limit)
         self._limiter, self._heavy = CapacityLimiter(_THREADS), CapacityLimiter(1)
 
@@ -251,12 +248,8 @@ class BodyReader:
             body = await _read_body(request, self.limit, lease)
             return await self._in_thread(read_application, body) if len(body) > _IN_LOOP else read_application(body)
 
-    async def answer(
-        self,
-        request: Request,
-        answer,  # a function of the body, called in a thread
-    ):
-        "What `answer` returns. Raises `RequestError`."
+    async def answer(self, request: Request, answer):
+        "What `answer`, a function of the body that is called in a thread, returns. Raises `RequestError`."
         with self.memory.lease() as lease:
             return await self._in_thread(answer, await _read_body(request, self.limit, lease))
 
