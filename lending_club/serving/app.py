@@ -83,7 +83,7 @@ async def _next_piece(
     except TimeoutError:
         silent = f"no more of the body came for {_SILENT_SECONDS:g} seconds"
         slow = f"the body came at less than {_SLOWEST / 2**10:g} KiB a second"
-        raise RequestError(408, f"{silent if wait == _SILENT_SECONDS or not size else slow}: send it again") from None
+        raise RequestError(408, f"{silent if wait > 0.9 * _SILENT_SECONDS else slow}: send it again") from None
 
 
 async def _read_body(
