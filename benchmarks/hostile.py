@@ -3,11 +3,13 @@
     python benchmarks/hostile.py                          # two minutes; no training
     python benchmarks/hostile.py --before ../earlier      # beside the service of another checkout
     python benchmarks/hostile.py --workers 2
+    python benchmarks/hostile.py --only CSV               # kinds that are named so; writes nothing
 
-A version that the repository keeps is served by `lending-club serve` on the loopback. Each kind of request below is sent to it
-once, one after the other, while another connection asks for one decision every 20 ms. Then all are sent once more by four
-clients at once. For each kind: the status, the seconds to the answer, and the highest resident memory of the worker meanwhile
-(`VmHWM`, Linux). Writes benchmarks/results/hostile.json and prints a table.
+The newest version that a checkout keeps is served by its `lending-club serve` on the loopback. Each kind of request below is
+sent to it once, one after the other, while another connection asks for one decision every 20 ms. Then all are sent once more by
+four clients at once. For each kind: the status, the seconds to the answer, and the highest resident memory of the worker
+meanwhile (`VmHWM`, Linux). Kinds for a service with `incomplete = refuse` are sent to one of their own. Writes
+benchmarks/results/hostile.json and prints a table.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import socket
 import statistics
 import subprocess
@@ -33,7 +36,7 @@ ROOT, RESULTS = HERE.parent.parent, HERE.parent / "results"
 CLI = "import sys; from lending_club.cli import main; sys.exit(main(sys.argv[1:]))"
 SIZE = 16 * 2**20  # bytes, the service's limit
 ROWS = 10_000  # likewise
-GOLDEN = "0.2.0"  # a version that services of earlier checkouts load too
+USUAL = {"fico_range_low": 700, "fico_range_high": 704, "delinq_2yrs": 0, "inq_last_6mths": 0, "disbursement_method": "Cash"}
 GOOD = b'"loan_amnt":5000,"term":"36 months","annual_inc":50000'
 PARTIAL = "/predict/batch?partial=true"
 
@@ -88,6 +91,16 @@ def whole_row() -> bytes:
 
     ignored = [column.name for column in COLUMNS if not column.at_origination]
     return json.dumps(EXAMPLE_APPLICATION | dict.fromkeys(ignored, 0.5), separators=(",", ":")).encode()[1:-1]
+
+
+def gapped_rows() -> bytes:
+    "The example over and over, without eight other fields of it each time."
+    from lending_club.core.schema import EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
+
+    draw = random.Random(0)
+    optional = [name for name in EXAMPLE_APPLICATION if name not in REQUIRED_IN_APPLICATION]
+    gaps = (draw.sample(optional, 8) for _ in range(ROWS))
+    return json.dumps([{k: v for k, v in EXAMPLE_APPLICATION.items() if k not in own} for own in gaps]).encode()
 
 
 def csv_rows(header: bytes, row: bytes, count: int = ROWS) -> bytes:
@@ -169,6 +182,7 @@ def batches() -> dict[str, Body]:
         "10,000 empty rows, partial": in_part(lambda: rows(b""), 200),
         "10,000 rows with numbers in an ignored field": in_part(lambda: rows(nested), 200),
         "10,000 rows with texts of 1,000 letters": of_many(lambda: rows(long), 200),
+        "10,000 rows, each with other fields missing": of_many(gapped_rows, 200),
         "one row of 1.3 million unknown names, partial": in_part(lambda: numbered(b"[{", names, b"}]"), 200),
         "1.3 million names without an end, partial": in_part(lambda: numbered(b"[{", names, b","), 400),
         "an object for a batch": of_many(lambda: numbered(b"{", names, b"}"), 422),
@@ -200,6 +214,14 @@ def tables() -> dict[str, Body]:
 def bodies() -> dict[str, Body]:
     "Expensive requests by what is in them."
     return applications() | batches() | tables()
+
+
+def strict_bodies() -> dict[str, Body]:
+    "Expensive requests to a service with the setting `incomplete = refuse`."
+    return {
+        "10,000 minimal rows, refused": of_many(lambda: rows(GOOD), 422),
+        "10,000 minimal rows, refused in part": in_part(lambda: rows(GOOD), 200),
+    }
 
 
 def heads() -> dict[str, tuple[bytes, tuple[int, ...]]]:
@@ -260,7 +282,8 @@ def ask(port: int):
     ended, times, failed = threading.Event(), [], []
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    body = (ROOT / "service" / "loan.json").read_bytes()
+    loan = json.loads((ROOT / "service" / "loan.json").read_bytes())
+    body = json.dumps(loan | USUAL).encode()  # has all fields that a service with `incomplete = refuse` needs
     while not ended.wait(0.02):
         start = time.monotonic()
         try:
@@ -305,8 +328,14 @@ class Others:
         return [seconds for at, seconds in self.times if at < end and at + seconds > start]
 
 
-def prepare(root: Path):
-    "A project whose champion is the version that the repository keeps."
+def newest_golden(checkout: Path) -> Path:
+    "The folder of the newest version that a checkout keeps, which its service can load."
+    folders = (checkout / "tests" / "golden").glob("*.*.*")
+    return max(folders, key=lambda folder: [int(part) for part in folder.name.split(".")])
+
+
+def prepare(root: Path, checkout: Path = ROOT):
+    "A project whose champion is the newest version that a checkout keeps."
     from lending_club.core.files import file_digest
     from lending_club.core.registry import connect
     from lending_club.core.settings import ensure_var, load_settings
@@ -316,7 +345,7 @@ def prepare(root: Path):
     settings = load_settings(root)
     ensure_var(settings)
     registry, name = connect(settings), settings.registered_model_name
-    files = ROOT / "tests" / "golden" / GOLDEN
+    files = newest_golden(checkout)
     registry.create_experiment(settings.experiment, artifact_location=(settings.var / "artifacts").as_uri())
     registry.create_registered_model(name)
     run = registry.create_run(registry.get_experiment_by_name(settings.experiment).experiment_id)
@@ -334,11 +363,10 @@ def workers_of(pid: int) -> list[int]:
     return children or [pid]
 
 
-def measure_each(port: int, pids: list[int]) -> Iterator[dict]:
+def measure_each(port: int, pids: list[int], everything: dict) -> Iterator[dict]:
     "Each request once, one after the other."
-    everything = [(name, body, None) for name, body in bodies().items()]
-    everything += [(name, None, head) for name, head in heads().items()]
-    for name, body, head in everything:
+    for name, request in everything.items():
+        body, head = (request, None) if isinstance(request, Body) else (None, request)
         content = body.make() if body else None
         for pid in pids:
             forget_highest(pid)
@@ -356,12 +384,19 @@ def measure_each(port: int, pids: list[int]) -> Iterator[dict]:
         }  # fmt: skip
 
 
-def measure(checkout: Path, root: Path, workers: int) -> dict:
-    "The whole set against the service of a checkout."
+def measure(
+    checkout: Path,  # whose service is measured
+    root: Path,  # a folder for its project
+    workers: int,
+    everything: dict,  # bodies and heads, by what is in them
+    **settings: str,  # of the service, in capitals
+) -> dict:
+    "What the requests cost the service, and the others."
     from servers import free_port, process, wait_for
 
+    prepare(root, checkout)
     port, log = free_port(), root / f"serve-{time.time():.0f}.log"
-    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "LOG_FORMAT": "text"}
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "LOG_FORMAT": "text"} | settings
     command = [sys.executable, "-c", CLI, "serve", "--port", port, "--workers", workers]
     with process(command, root, log, environment) as started:
         wait_for(f"http://127.0.0.1:{port}/ready", started, log)
@@ -371,7 +406,7 @@ def measure(checkout: Path, root: Path, workers: int) -> dict:
         pids = workers_of(started.pid)
         before = max(map(memory_of, pids))
         with Others(port) as others:
-            each = list(measure_each(port, pids))
+            each = list(measure_each(port, pids, everything))
         for one in each:
             times = others.between(*one.pop("window"))
             one["others' longest, ms"] = round(1e3 * max(times, default=0), 1)
@@ -380,10 +415,12 @@ def measure(checkout: Path, root: Path, workers: int) -> dict:
         for pid in pids:
             forget_highest(pid)
         with Others(port) as together, ThreadPoolExecutor(4) as pool:
-            answered = list(pool.map(lambda body: send_quietly(port, body), bodies().values()))
+            sent = [one for one in everything.values() if isinstance(one, Body)]
+            answered = list(pool.map(lambda body: send_quietly(port, body), sent))
             time.sleep(1)
         return {
             "workers": workers,
+            "version": newest_golden(checkout).name,
             "MB before": round(before),
             "MB after": round(after),
             "highest MB": max(one["highest MB"] for one in each),
@@ -418,19 +455,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--before", type=Path, help="another checkout of the project, whose service is measured too")
+    parser.add_argument("--only", metavar="TEXT", help="only kinds of requests with this in their names; nothing is written")
     parser.add_argument("--ask", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask:
         ask(options.ask)
         return
+    kinds, strict = (
+        {name: one for name, one in own.items() if (options.only or "") in name} for own in (bodies() | heads(), strict_bodies())
+    )
+    result = {}
     with tempfile.TemporaryDirectory(prefix="lending-club-hostile-") as name:
-        root = Path(name) / "project"
-        prepare(root)
-        result = {"now": measure(ROOT, root, options.workers)}
-        print(table(result["now"]))
-        if options.before:
-            result["before"] = measure(options.before.resolve(), root, options.workers)
-            print(table(result["before"]))
+        for side, checkout, own, settings in (
+            ("now", ROOT, kinds, {}),
+            ("now, incomplete = refuse", ROOT, strict, {"INCOMPLETE": "refuse"}),
+            ("before", options.before, kinds, {}),
+        ):
+            if checkout and own:
+                result[side] = measure(checkout.resolve(), Path(name) / side, options.workers, own, **settings)
+                print(f"{side}\n{table(result[side])}\n")
+    if options.only:
+        return
     result["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "hostile.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -534,7 +534,9 @@ def test_workers_count_together(champion, tmp_path):
         wait_until(lambda: 'polls_total{outcome="swapped"} 2.0' in page(), what="both workers' champion")
         for _ in range(30):  # each over a connection of its own, so that either worker gets some
             assert post(port, "/predict", BODY)[0] == 200
-        assert all('requests_total{path="/predict",status="200"} 30.0' in page() for _ in range(6))
+        counted = 'requests_total{path="/predict",status="200"} 30.0'
+        wait_until(lambda: counted in page(), 10, "the count of the last, which is made after its answer")
+        assert all(counted in page() for _ in range(6))
         assert page().count('lending_club_champion{model_version="1"} 1.0') == 1
         os.kill(service.pid, signal.SIGTERM)
         assert service.wait(60) == 0

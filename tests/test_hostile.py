@@ -1,20 +1,30 @@
 """Requests that are made to be expensive, against a real server: refused in time, forgotten afterwards, seen by clients."""
 
+import asyncio
 import http.client
 import importlib.util
 import json
 import re
+import select
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 
 import pytest
+import uvicorn
 from conftest import COMMAND, REPO, answers, free_port, process, wait_until
 
+from lending_club.core.settings import scratch_settings
+from lending_club.serving.app import create_app
+from lending_club.serving.protocol import LimitedHttpProtocol
+from lending_club.serving.scorer import Scorer
+
 MIB = 2**20
-MOST_AFTER, MOST_DURING = 500, 1_000  # MB; benchmarks/results/hostile.json has what is measured
+MOST_AFTER, MOST_DURING = 400, 600  # MB; benchmarks/results/hostile.json has what is measured: 340 and 390
+MOST_P99, MOST_WAIT = 1, 3  # seconds of other requests, which a busy machine lengthens: 0.05 and 0.4 are measured
 LOAN = (REPO / "service" / "loan.json").read_bytes()
 
 
@@ -34,6 +44,7 @@ QUICK = {
     "5.6 million empty objects",
     "280,000 small applications",
     "10,000 rows, every field wrong, partial",
+    "10,000 rows, each with other fields missing",
     "3,500 whole rows of the file",
     "CSV: a header of 2 million names",
     "CSV: a row of 4 million lines",
@@ -74,6 +85,16 @@ def keyed(project, tmp_path_factory):
         yield port
 
 
+@pytest.fixture(scope="module")
+def strict(project, tmp_path_factory):
+    "Process id and port of a worker that refuses incomplete applications."
+    running, port, log = serve(project, tmp_path_factory.mktemp("log"), INCOMPLETE="refuse")
+    with running as started:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/ready"), what=f"the service ({log})")
+        yield started.pid, port
+    assert "Traceback" not in log.read_text()
+
+
 def decide(port: int, **headers) -> float:
     "The PD of the example; the service answers correctly."
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -109,15 +130,28 @@ def test_an_expensive_head_is_refused(server, name):
     assert hostile.memory_of(server[0]) < MOST_AFTER
 
 
-def test_others_are_answered_meanwhile(server):
+def test_the_set_leaves_little_behind_and_holds_nobody_up(server):
+    "The quick ones here; the benchmark sends all."
     pid, port = server
     before = decide(port)
     with hostile.Others(port) as others:
-        for name in ("1.3 million unknown names", "10,000 rows, every field wrong, partial", "CSV: 10,000 rows of 1,600 cells"):
+        for name in filter(QUICK.__contains__, BODIES):
             assert hostile.send(port, BODIES[name])[0] in BODIES[name].statuses
-    assert not others.failed and len(others.times) > 10
-    assert max(seconds for _, seconds in others.times) < 10
+        for head, statuses in HEADS.values():
+            assert hostile.send_head(port, head) in statuses
+    found = others.summary()
+    assert found["failed"] == 0 and found["requests"] > 100
+    assert found["p99 ms"] < 1e3 * MOST_P99 and found["longest ms"] < 1e3 * MOST_WAIT, found
+    wait_until(lambda: hostile.memory_of(pid) < MOST_AFTER, 10, "the return of memory")
     assert decide(port) == before
+
+
+def test_a_strict_service_counts_what_it_refuses(strict):
+    pid, port = strict
+    for body in hostile.strict_bodies().values():
+        status, seconds = hostile.send(port, body)
+        assert status in body.statuses and seconds < 30
+    wait_until(lambda: hostile.memory_of(pid) < MOST_AFTER, 10, "the return of memory")
 
 
 def test_many_large_bodies_at_once_are_bounded(keyed):
@@ -243,6 +277,61 @@ def test_a_slow_sender_is_answered_at_once_and_not_held_for_long(keyed):
         while connection.recv(4096):  # until the server ends the connection
             pass
         assert time.monotonic() - start < 25
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    "The port of a service in this process that waits for a body for half a second, and one more for each 100 bytes."
+    monkeypatch.setattr("lending_club.serving.app._SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("lending_club.serving.app._SLOWEST", 100)
+    app = create_app(scratch_settings())
+    app.state.poller.scorer = Scorer.load(REPO / "tests" / "golden" / "0.3.0", "1")
+    config = uvicorn.Config(app, http=LimitedHttpProtocol, lifespan="off", log_level="error")
+    listening, server = socket.create_server(("127.0.0.1", 0)), uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
+    thread.start()
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
+
+
+def trickled(port: int, head: bytes, body: bytes, pause: float = 0) -> tuple[int, str, float]:
+    "A body that is sent a byte at a time until there is an answer: status, text, seconds."
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n")
+        for i in range(len(body)):
+            connection.sendall(body[i : i + 1])
+            if select.select([connection], [], [], pause)[0]:
+                break
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return response.status, response.read().decode(), time.monotonic() - start
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 100\r\n", b"Transfer-Encoding: chunked\r\n"], ids=["length", "chunked"])
+def test_a_body_that_never_comes_is_not_waited_for(hurried, head):
+    status, answer, seconds = trickled(hurried, head, b"")
+    assert status == 408 and "no more of the body came for 0.5 seconds" in answer
+    assert 0.4 < seconds < 5
+
+
+def test_a_body_that_comes_byte_by_byte_is_not_waited_for(hurried):
+    "No pause is too long, and yet it would take 20 seconds."
+    status, answer, seconds = trickled(hurried, b"Content-Length: 100\r\n", b" " * 100, 0.2)
+    assert status == 408 and "the body came at less than" in answer
+    assert 0.4 < seconds < 5
+
+
+def test_a_body_that_comes_fast_enough_is_taken(hurried):
+    "In more time than a silence may take."
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(LOAN)
+    with socket.create_connection(("127.0.0.1", hurried), timeout=10) as connection:
+        connection.sendall(head)
+        for start in range(0, len(LOAN), len(LOAN) // 4):
+            time.sleep(0.2)
+            connection.sendall(LOAN[start : start + len(LOAN) // 4])
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_head_of_ordinary_size_is_taken(keyed):

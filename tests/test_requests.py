@@ -266,6 +266,30 @@ def test_other_names_of_fields_are_known():
     assert refused(read_csv_batch, header, 10).errors[0]["message"] == "this field occurs twice in the header"
 
 
+@pytest.mark.parametrize("count", [1, 20, 600, 900])
+def test_other_names_are_known_whatever_the_neighbours_send(count):
+    strange = {f"name{i}": i for i in range(count)}
+    other = {"LOAN_AMNT": 5000, "Term": "36 months", "annualInc": 50_000}
+    batch = read_json_batch(body(other, SMALLEST | strange, other, *[strange] * 5), 10, True)
+    assert sorted(batch.refused) == [1, 3, 4, 5, 6, 7] and batch.table.number("loan_amnt").tolist() == [5000, 5000]
+    error = refused(read_json_batch, body(other, SMALLEST | strange), 10)
+    assert {each["index"] for each in error.errors} == {1}
+
+
+def test_looking_up_names_is_bounded_by_the_application(monkeypatch):
+    "An application with many names that nobody knows is refused, whatever its other names mean."
+    from lending_club.serving import refusals
+
+    looked_up, own = [], refusals.canonical_name
+    monkeypatch.setattr(refusals, "canonical_name", lambda name: looked_up.append(name) or own(name))
+    rows = [SMALLEST | {f"name{i}_{j}": 1 for j in range(500)} for i in range(20)]
+    assert len(read_json_batch(body(*rows), 20, True).refused) == 20
+    assert len(looked_up) <= 20 * 25
+    twice = {"_" * i + "LOAN_AMNT": 1 for i in range(60)}
+    looked_up.clear()
+    assert set(errors(**twice)) >= {"LOAN_AMNT", "_LOAN_AMNT"} and len(looked_up) <= 25
+
+
 def test_a_header_with_other_separators():
     for sign in ";\t|":
         assert f"separated by {sign!r}" in str(refused(read_csv_batch, sign.join([*SMALLEST, "dti\n"]).encode(), 10))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_csv_batch']
 
-# %% ../../nbs/serving/csv_requests.ipynb #d388bc61
+# %% ../../nbs/serving/csv_requests.ipynb #3fd176dc
 import codecs
 import csv
 import io
@@ -14,19 +14,16 @@ from collections.abc import Iterator, Sequence
 from ..core.applications import NUMBER_FIELDS
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
 from ..core.spellings import canonical_name
-from .checker import Hints, MAX_SPELLING, RULES, unknown_name
+from .checker import Hints, MAX_SPELLING, PLAIN_NUMBER, RULES, unknown_name
 from .refusals import Batch, CollectedBatch, MAX_ERRORS, RequestError, check_count, check_values
 
-# %% ../../nbs/serving/csv_requests.ipynb #2003405b
-_PLAIN = "0123456789.-"  # signs of a number that is written as JSON writes it, without an exponent
-
-
+# %% ../../nbs/serving/csv_requests.ipynb #b270d4a0
 def _cells(
     name: str,  # of a field
     texts: Sequence[str],  # of its cells
 ) -> list:
     "A column's values: None where a cell is empty, numbers where they are plain, and texts, which the checker reads."
-    if name in NUMBER_FIELDS and not "".join(texts).strip(_PLAIN):
+    if name in NUMBER_FIELDS and not "".join(texts).strip(PLAIN_NUMBER):
         try:
             return [float(text) if text else None for text in texts]
         except ValueError:

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Gate']
 
-# %% ../../nbs/serving/gate.ipynb #ecdb048b
+# %% ../../nbs/serving/gate.ipynb #09b5f069
+import numpy as np
 from collections.abc import Sequence
 from ..core.applications import ApplicationTable
-from .consistency import contradictions
-from .refusals import Batch, MAX_ERRORS, RequestError, rows_of
+from .consistency import contradictions, count_contradictions
+from .refusals import Batch, MAX_ERRORS, RequestError, select_rows
 
-# %% ../../nbs/serving/gate.ipynb #62d21d7e
+# %% ../../nbs/serving/gate.ipynb #25041af5
 class Gate:
     "What is refused, referred or named of applications with usable fields."
 
@@ -23,11 +24,16 @@ class Gate:
         self.refuses_contradictions, self.refuses_gaps = inconsistent == "refuse", incomplete == "refuse"
         self.refers_gaps = incomplete == "refer"
 
+    @property
+    def refuses(self) -> bool:
+        "Whether anything is refused."
+        return self.refuses_contradictions or self.refuses_gaps
+
     def objections(
         self,
         scorer,  # a `Scorer`
         table: ApplicationTable,
-    ) -> dict[int, list[dict]]:  # by place of an application: an error for each field; empty: all pass
+    ) -> dict[int, list[dict]]:  # by place of an application: an error for each reason; empty: all pass
         "Why applications are refused."
         found: dict[int, list[dict]] = {}
         if self.refuses_contradictions:
@@ -40,12 +46,25 @@ class Gate:
                     found.setdefault(place, []).extend(errors)
         return found
 
+    def count_objections(
+        self,
+        scorer,  # a `Scorer`
+        table: ApplicationTable,
+    ) -> np.ndarray:  # shape (n,), int: how many `objections` each application meets
+        "For how many reasons applications are refused; no error is built."
+        counts = np.zeros(table.n, int)
+        if self.refuses_contradictions:
+            counts += count_contradictions(table)
+        if self.refuses_gaps:
+            counts += np.fromiter(map(len, scorer.lacking(table)), int, table.n)
+        return counts
+
     def check_one(self, scorer, table: ApplicationTable):
         "Raise `RequestError` if the application, a table of one row, is refused."
-        if not (self.refuses_contradictions or self.refuses_gaps):
+        if not self.refuses:
             return
         for errors in self.objections(scorer, table).values():
-            raise _refusal(errors, table.ids()[0])
+            raise _refusal(len(errors), errors, table.ids()[0])
 
     def check_batch(
         self,
@@ -54,21 +73,38 @@ class Gate:
         partial: bool,  # whether the others are answered
     ) -> Batch:
         "The batch without what is refused. Raises `RequestError` if there is any, unless `partial`."
-        found = self.objections(scorer, batch.table)
-        if not found:
+        if not self.refuses:
             return batch
         table = batch.table
+        counts = self.count_objections(scorer, table)
+        rows = np.flatnonzero(counts)
+        if not len(rows):
+            return batch
         total = table.n + len(batch.refused)
-        places = [place for place in range(total) if place not in batch.refused]
-        ids = table.ids()
-        refused = {}
-        for row, errors in found.items():
-            refused[places[row]] = _refusal([{"index": places[row], **error} for error in errors], ids[row])
+        places = np.delete(np.arange(total), list(batch.refused))[rows].tolist()
+        listed = self._errors(scorer, table, rows, counts, MAX_ERRORS - batch.listed)
+        listed = [[{"index": place, **error} for error in own] for place, own in zip(places, listed, strict=True)]
         if not partial:
-            errors = [error for _, one in sorted(refused.items()) for error in one.errors]
-            raise RequestError(422, f"{len(refused)} of {total} applications are refused", errors[:MAX_ERRORS])
-        kept = [row for row in range(table.n) if row not in found]
-        return Batch(rows_of(table, kept), batch.refused | refused)
+            raise RequestError(422, f"{len(rows)} of {total} applications are refused", [e for own in listed for e in own])
+        ids = table.ids()
+        each = zip(places, counts[rows].tolist(), listed, rows.tolist(), strict=True)
+        refused = {place: _refusal(count, errors, ids[row]) for place, count, errors, row in each}
+        return Batch(select_rows(table, np.flatnonzero(counts == 0).tolist()), batch.refused | refused)
+
+    def _errors(
+        self,
+        scorer,
+        table: ApplicationTable,
+        rows: np.ndarray,  # of the refused applications
+        counts: np.ndarray,  # of the reasons, by row of the table
+        room: int,  # errors that may be listed
+    ) -> list[list[dict]]:  # for each of `rows`; empty where the room is used up
+        "At most `room` errors; only the applications that they are about are looked at."
+        before = np.cumsum(counts[rows]) - counts[rows]  # errors of the applications before this one
+        first = rows[before < room].tolist()
+        found = self.objections(scorer, select_rows(table, first))
+        listed = [found[place][: room - start] for place, start in zip(range(len(first)), before.tolist(), strict=False)]
+        return [*listed, *([] for _ in range(len(rows) - len(first)))]
 
     def annotate(
         self,
@@ -85,7 +121,6 @@ class Gate:
                     answer["decision"] = "refer"
 
 
-def _refusal(errors: list[dict], own_id) -> RequestError:
-    count = len(errors)
+def _refusal(count: int, errors: list[dict], own_id) -> RequestError:
     what = f"the application is refused for {count} reason{'s' * (count > 1)}"
     return RequestError(422, what, errors, own_id)

@@ -11,7 +11,7 @@ from anyio import CapacityLimiter, to_thread
 from asyncio import get_running_loop
 from .refusals import RequestError
 
-# %% ../../nbs/serving/memory.ipynb #1f0ae574
+# %% ../../nbs/serving/memory.ipynb #19933c71
 LARGE = 2**20  # bytes of a body that memory is returned after
 
 
@@ -40,6 +40,7 @@ class BodyMemory:
         self._planned, self._own_thread = False, CapacityLimiter(1)
 
     def lease(self) -> "Lease":
+        "What one request takes: nothing yet; all of it is given back at the end of the `with` block."
         return Lease(self)
 
     def plan_return(self):

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['MAX_HEAD', 'MAX_HEADERS', 'MAX_URL', 'HEAD_SECONDS', 'LimitedHttpProtocol']
 
-# %% ../../nbs/serving/protocol.ipynb #5cc9a242
+# %% ../../nbs/serving/protocol.ipynb #c4be802d
 import json
 from http import HTTPStatus
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from .middleware import DISCARDED_BYTES, DISCARDED_SECONDS
 
-# %% ../../nbs/serving/protocol.ipynb #b542465f
+# %% ../../nbs/serving/protocol.ipynb #766b1b2a
 MAX_HEAD = 2**16  # bytes
 MAX_HEADERS = 200
 MAX_URL = 2**13  # bytes
 HEAD_SECONDS = 20
-_DISCARDED_BYTES, _DISCARDED_SECONDS = 2**25, 5  # of a refused head
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -36,7 +36,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes):
         self._pending += len(data)
         if self._refused:
-            if self._pending > _DISCARDED_BYTES:
+            if self._pending > DISCARDED_BYTES:
                 self._close()
             return
         super().data_received(data)
@@ -82,7 +82,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._stop_timer()
-        self._timer = self.loop.call_later(_DISCARDED_SECONDS, self._close)
+        self._timer = self.loop.call_later(DISCARDED_SECONDS, self._close)
 
     def _stop_timer(self):
         if self._timer is not None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_ERRORS', 'RequestError', 'Checked', 'check_objects', 'check_values', 'Batch', 'check_count', 'CollectedBatch',
-           'rows_of']
+           'select_rows']
 
 # %% ../../nbs/serving/refusals.ipynb #7e796570
 from collections import Counter
@@ -29,7 +29,7 @@ class RequestError(LendingClubError):
         "What is answered."
         return {"detail": str(self), **({"errors": self.errors} if self.errors else {})}
 
-# %% ../../nbs/serving/refusals.ipynb #fd354960
+# %% ../../nbs/serving/refusals.ipynb #b32a24b1
 MAX_ERRORS = 1_000  # listed of one request
 _MAX_ERRORS_OF_ONE = 200  # listed of one application
 
@@ -63,22 +63,46 @@ class Checked(NamedTuple):
         return RequestError(422, f"{count} field{'s' * (count > 1)} cannot be used{listed}", errors, own_id)
 
 
-_MAX_RENAMED = 500  # unknown names that are compared with the other names of fields
+_MAX_STRANGE = 20  # names of an object that are of no use; then the object is refused anyway, and no more are looked up
+
+
+def _other_names(
+    given: dict,  # raw fields by name
+    known: dict,  # the schema's names of names that were looked up before, None where there is none; added to
+) -> dict[str, str]:  # the schema's name by the name given
+    "Which names of an object are other names of a field."
+    found, taken, strange = {}, set(), 0
+    for name in given:
+        if name in BY_NAME:
+            continue
+        if name not in known:
+            known[name] = canonical_name(name) if len(name) <= MAX_SPELLING else None
+        own = known[name]
+        if own is None or own in taken:
+            strange += 1
+            if strange > _MAX_STRANGE:
+                break
+        if own is not None:
+            found[name] = own
+            taken.add(own)
+    return found
 
 
 def _in_schema_names(objects: list[dict]) -> list[dict]:
     "The objects with the schema's names in place of other names of a field, unless that gives a field twice."
-    strange = set().union(*objects) - BY_NAME.keys()
-    known = {name: canonical_name(name) for name in strange if len(name) <= MAX_SPELLING} if len(strange) <= _MAX_RENAMED else {}
-    if not any(known.values()):
+    if BY_NAME.keys() >= set().union(*objects):
         return objects
-    renamed = []
-    for given in objects:
-        names = [known.get(name) or name for name in given]
-        times = Counter(names)
-        once = [own if own == name or times[own] == 1 else name for name, own in zip(given, names, strict=True)]
-        renamed.append(dict(zip(once, given.values(), strict=True)))
-    return renamed
+    known: dict[str, str | None] = {}
+    return [given if BY_NAME.keys() >= given.keys() else _renamed(given, _other_names(given, known)) for given in objects]
+
+
+def _renamed(given: dict, others: Mapping[str, str]) -> dict:
+    if not others:
+        return given
+    names = [others.get(name) or name for name in given]
+    times = Counter(names)
+    once = [own if own == name or times[own] == 1 else name for name, own in zip(given, names, strict=True)]
+    return dict(zip(once, given.values(), strict=True))
 
 
 def check_objects(
@@ -103,12 +127,17 @@ def check_values(
     table, reasons = check_columns(values, n)
     return Checked(table, reasons, values, unknown)
 
-# %% ../../nbs/serving/refusals.ipynb #b0019e55
+# %% ../../nbs/serving/refusals.ipynb #61f6b235
 class Batch(NamedTuple):
     "Applications that can be answered, and those that cannot."
 
     table: ApplicationTable  # of the usable applications, in their order
     refused: dict[int, RequestError] = {}  # by place in the batch; not empty in partial batches only
+
+    @property
+    def listed(self) -> int:
+        "Number of errors that the refusals list."
+        return sum(len(error.errors or ()) for error in self.refused.values())
 
 
 def check_count(
@@ -156,7 +185,7 @@ class CollectedBatch:
                 return
         if self.partial or not self.refused:
             kept = [row for row, place in enumerate(places) if place not in wrong]
-            self.tables.append(rows_of(checked.table, kept) if wrong else checked.table)
+            self.tables.append(select_rows(checked.table, kept) if wrong else checked.table)
 
     def batch(
         self,
@@ -169,7 +198,7 @@ class CollectedBatch:
         return Batch(ApplicationTable.concatenate(self.tables or [check_objects([]).table]), self.refused)
 
 
-def rows_of(
+def select_rows(
     table: ApplicationTable,
     rows: Sequence[int],  # places of applications
 ) -> ApplicationTable:
