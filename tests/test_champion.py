@@ -648,7 +648,8 @@ print(len(connect(load_settings()).search_experiments()))
 
 def test_a_server_is_asked_without_sqlalchemy(registry, settings):
     environment = clean_environment(MLFLOW_TRACKING_URI=settings.mlflow_tracking_uri, VAR_DIR=str(settings.var))
-    done = subprocess.run([sys.executable, "-c", WITHOUT_SQLALCHEMY], env=environment, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", WITHOUT_SQLALCHEMY]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2_000:]
     assert int(done.stdout) >= 1
 
