@@ -296,7 +296,7 @@ def test_a_setting_that_cannot_work_is_named_before_the_first_stage(tmp_path, se
 
 @pytest.mark.parametrize("statuses, says", [
     (["Current", "Issued"], "no ended ones"),
-    (["Fully Paid", "Current"], "only good ones"),
+    (["Fully Paid", "Current"], "no bad ones"),
 ])  # fmt: skip
 def test_loans_that_cannot_be_learnt_from_are_refused_before_the_first_stage(tmp_path, statuses, says):
     project, loans = quick_project(tmp_path / "project"), draw(300).loans
