@@ -320,7 +320,7 @@ def test_what_was_noticed_while_reading_is_said_before_the_first_stage(tmp_path)
     for done in said:
         before = done.stderr.partition("[1/5]")[0]
         assert last_error(done) and suspect_lines(before) == []
-        assert "2014.csv names columns in another way: LOAN_AMNT" in before
+        assert "2014.csv names columns in another way: ID is id, " in before
         assert "2 tables were read, with their number of rows: 2014.csv (1500), 2015.csv (1500)" in before
         assert "passed over: " in before and "notes.txt" in before and "in another spelling: " in before
     clean = load_clean(load_settings(project, data_path="quarters"))
