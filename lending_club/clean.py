@@ -15,6 +15,7 @@ from datetime import date
 from .core.containers import DataError
 from .core.loans import CleanLoans, cache_file, hash_loans, raw_source, read_cached_loans, write_cached_loans
 from .core.months import month_dates, parse_month
+from .core.notices import noting, repeat_notes
 from .core.outcomes import ended, target
 from .core.repeats import Repeats, check_repeats, count_repeats, drop_repeated_ids
 from .core.sample import draw
@@ -189,9 +190,10 @@ def load_clean(
             check_repeats(cached.repeats, settings.max_repeated)
         return cached
     source = raw_source(settings)
-    loans = clean_loans(source.read(columns=None), settings.max_repeated)
-    notes, loans.attrs = loans.attrs, {}
-    clean = CleanLoans(loans, hash_loans(loans), source.name, notes["readings"], Repeats(**notes["repeats"]))
+    with noting() as notes:
+        loans = clean_loans(source.read(columns=None), settings.max_repeated)
+    facts, loans.attrs = loans.attrs, {}
+    clean = CleanLoans(loans, hash_loans(loans), source.name, facts["readings"], Repeats(**facts["repeats"]), notes)
     write_cached_loans(path, clean)
     return read_cached_loans(path) or clean  # as every later run will read them
 
@@ -199,7 +201,9 @@ def load_clean(
 def check_loans(
     settings: Settings,  # of the loans: `data_path`, `train_end`, `val_end`, `max_repeated`
 ):
-    "Read and clean a file's loans unless they are cached, and split them. Raises `DataError`, `SplitError`, `SettingsError`."
+    """Read and clean a file's loans unless they are cached, and split them; the log has what was noticed either way.
+
+    Raises `DataError`, `SplitError`, `SettingsError`."""
     path = cache_file(settings)
     if not path.exists():
         loans = load_clean(settings).loans
@@ -207,6 +211,7 @@ def check_loans(
         cached = read_cached_loans(path, columns=["issue_month", "default"])
         if cached.repeats:
             check_repeats(cached.repeats, settings.max_repeated)
+        repeat_notes(cached.notes)
         loans = cached.loans
     temporal_split(loans, settings.train_end, settings.val_end)
 

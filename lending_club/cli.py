@@ -74,8 +74,14 @@ def command_parser(
 def _overrides(arguments, names) -> dict:
     given = {name: getattr(arguments, name) for name in names}
     if given.get("data_path") not in (None, "sample"):
-        given["data_path"] = str(Path(given["data_path"]).expanduser().resolve())  # relative to where the user is
+        given["data_path"] = _from_root(Path(given["data_path"]).expanduser().resolve(), load_settings().root)
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _from_root(path: Path, root: Path) -> str:
+    "A path as settings name it: relative to the project, which may be moved, where it is below."
+    relative = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    return str(path) if relative == "sample" else relative  # a file of this name is not the built-in sample
 
 
 def _say(text: str):
@@ -84,8 +90,10 @@ def _say(text: str):
 
 def _run(arguments):
     from lending_club.clean import check_loans
+    from lending_club.core.notices import show_log
     from lending_club.core.pipeline import run_pipeline
 
+    show_log()
     given = _overrides(arguments, _RUN_OPTIONS.values())
     settings = load_settings(**given)
     done = run_pipeline(settings, given, force=arguments.force, say=_say, check_loans=check_loans)
@@ -102,9 +110,11 @@ def _show_version(settings: Settings, version):
 
 
 def _register(arguments):
+    from lending_club.core.notices import show_log
     from lending_club.core.registry import connect, mlflow_errors
     from lending_club.train import register_run
 
+    show_log()
     settings = load_settings()
     registered = register_run(settings, arguments.run_id)
     with mlflow_errors(settings):

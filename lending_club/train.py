@@ -12,7 +12,6 @@ import lending_club
 import logging
 import numpy as np
 import pandas as pd
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from sklearn.pipeline import Pipeline
@@ -50,6 +49,7 @@ from .core.registry import connect, register_candidate
 from .core.schema import EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION, pipeline_columns
 from .core.settings import Settings, read_setting
 from .core.study import best_parameters
+from .core.temporary import temporary_folder
 from .core.text import fold_spaces
 from .core.tracking import end_dead_runs, log_environment, log_loans, record_run
 
@@ -85,11 +85,11 @@ def fit_pipeline(
     parameters: dict,  # like `hyperparameters.default_parameters`
     settings: Settings,
     progress: bool = True,  # whether to show the epochs
-    careful: bool = True,  # whether missing fields are imputed cautiously
+    cautious: bool = True,  # whether missing fields are imputed cautiously
 ) -> Pipeline:  # from raw fields to decision
-    "Fit everything."
+    "Fit preprocessing, networks, calibration, threshold and imputation. Raises `ExportError` where there is no graph of it."
     fitted = fit_networks(splits, parameters, settings, progress)
-    return assemble(fitted[:-1], fitted[-1], splits.calibration, splits.calibration["default"], careful)
+    return assemble(fitted[:-1], fitted[-1], splits.calibration, splits.calibration["default"], cautious)
 
 # %% ../nbs/04_train.ipynb #7e993c41
 @dataclass(frozen=True)
@@ -180,12 +180,15 @@ def walk_forward(
     loans: pd.DataFrame,  # as `clean.clean_loans` gives them
     parameters: dict,  # like `hyperparameters.default_parameters`, found on loans issued before `val_end`
 ) -> pd.DataFrame:  # one row a quarter and model: parameters, metrics
-    "Fit and test anew for each of the last quarters. Raises `SplitError` where there are too few."
+    """Fit and test anew for each of the last quarters. Raises `SplitError` where there are too few.
+
+    Missing fields count as average ones (`cautious=False`), which saves their fit in each quarter. The PDs of loans with
+    missing fields are therefore not those that a registered version would give; all other PDs are."""
     walk = walk_forward_splits(loans, settings.walk_forward_quarters, settings.walk_forward_validation_months)
     rows, defaults = {}, default_parameters(settings.network)
     for quarter, splits in tqdm(walk.items(), desc="walk-forward", unit=" quarters", delay=2):
         tuned = splits.test["issue_month"].min() >= pd.Timestamp(settings.val_end) and parameters != defaults
-        pipeline = fit_pipeline(splits, parameters if tuned else defaults, settings, progress=False, careful=False)
+        pipeline = fit_pipeline(splits, parameters if tuned else defaults, settings, progress=False, cautious=False)
         sizes = {"train_loans": len(splits.train), "test_loans": len(splits.test)}
         for name, model in score_models(splits, pipeline, settings.seed).items():
             own = {"parameters": "of the search" if tuned else "defaults"} if name == "network" else {}
@@ -331,7 +334,7 @@ def _evaluate_and_register(
     columns = card["inputs"]["columns"]
     score = pipeline.predict_proba(splits.calibration)[:, 1]
     reference = reference_distributions(splits.train, [c for c in columns if c != "issue_d"], score)
-    with tempfile.TemporaryDirectory(prefix="lending-club-") as folder:
+    with temporary_folder() as folder:
         files = write_bundle(folder, card, reference, example_answers(compiled), compiled)
         version = register_candidate(
             settings, client, pipeline, columns, application_frame([EXAMPLE_APPLICATION], columns), files, model_requirements(),

@@ -6,17 +6,20 @@ import shutil
 import signal
 import socket
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import COMMAND, REPO, last_error, lending_club, make_project, process, wait_until
 
+from lending_club.core import pipeline
 from lending_club.core.pipeline import STAGES, stage_key
 from lending_club.core.registry import connect, version_by_alias
 from lending_club.core.sample import draw, write_sample
 from lending_club.core.settings import load_settings
 from lending_club.core.sources import package_folder
+from lending_club.core.study import study_name
 from lending_club.core.tracking import experiment_id
 from lending_club.promote import promote
 from lending_club.train import train
@@ -123,6 +126,22 @@ def test_a_stages_key_changes_with_the_code_behind_it(settings, tmp_path, module
     with (copy / module).open("a") as file:
         file.write("LIMIT = 3\n")
     assert {stage for stage in STAGES if stage_key(settings, stage, {}, copy) != before[stage]} == stages
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript", "pyarrow", "torch"])
+def test_a_stages_key_changes_with_the_packages_behind_it(settings, monkeypatch, package):
+    before = {stage: stage_key(settings, stage, {}) for stage in STAGES}
+    monkeypatch.setattr(pipeline, "version", lambda name: "99" if name == package else version(name))
+    assert all(stage_key(settings, stage, {}) != key for stage, key in before.items())
+
+
+@pytest.mark.parametrize("module, same", [("spellings", True), ("outcomes", True), ("columns", True), ("networks", False)])
+def test_a_studys_name_does_not_change_with_the_code_that_reads(settings, tmp_path, module, same):
+    copy = Path(shutil.copytree(package_folder(), tmp_path / "lending_club"))
+    before = study_name(settings, "0" * 64, copy)
+    with (copy / "core" / f"{module}.py").open("a") as file:
+        file.write("LIMIT = 3\n")
+    assert (study_name(settings, "0" * 64, copy) == before) == same
 
 
 def test_promote_moves_the_alias_and_shows_both(ran):

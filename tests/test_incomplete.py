@@ -23,7 +23,7 @@ def both_ways(splits, settings):
     "The same networks with cautious imputation and without."
     fitted = fit_networks(splits, default_parameters("tabm"), settings, progress=False)
     parts = fitted[:-1], fitted[-1], splits.calibration, splits.calibration["default"]
-    return assemble(*parts), assemble(*parts, careful=False)
+    return assemble(*parts), assemble(*parts, cautious=False)
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import COMMAND, clean_environment, last_error, lending_club, make_project, process, service, wait_until
 
-from lending_club import train as training
-from lending_club.core.pipeline import STAGES, run_stage
+from lending_club.clean import load_clean
+from lending_club.core.loans import loans_key
+from lending_club.core.pipeline import STAGES, run_stage, stage_key
 from lending_club.core.registry import connect
 from lending_club.core.sample import draw
 from lending_club.core.settings import load_settings
@@ -115,11 +117,32 @@ def test_a_var_of_any_length_has_kernels(tmp_path, letters):
     assert not list((var / "tmp").iterdir())
 
 
+@contextmanager
+def read_only(folder: Path):
+    "Nobody but root can write to a folder or to what is in it, around the block."
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        path.chmod(path.stat().st_mode & ~0o222)
+    try:
+        yield
+    finally:
+        for path in paths:
+            path.chmod(path.stat().st_mode | 0o200)
+
+
+IS_ROOT = os.geteuid() == 0
+
+
 @pytest.mark.slow
-def test_var_elsewhere_takes_everything_and_no_home_is_needed(tmp_path):
+@pytest.mark.parametrize("protect", [
+    pytest.param(nullcontext, id="listed"),
+    pytest.param(read_only, id="read only", marks=pytest.mark.skipif(IS_ROOT, reason="root writes to read-only folders too")),
+])  # fmt: skip
+def test_var_elsewhere_takes_everything_and_no_home_is_needed(tmp_path, protect):
     project = quick_project(tmp_path / "project")
     before = sorted(project.rglob("*"))
-    done = lending_club("run", cwd=project, VAR_DIR=str(tmp_path / "elsewhere"), HOME="/nonexistent")
+    with protect(project):
+        done = lending_club("run", cwd=project, VAR_DIR=str(tmp_path / "elsewhere"), HOME="/nonexistent")
     assert ran_well(done) and "candidate: version 1" in done.stdout
     assert sorted(project.rglob("*")) == before, "a run writes into the project's folder"
     assert {"mlflow.db", "optuna.db", "artifacts", "runs", "cache"} <= {p.name for p in (tmp_path / "elsewhere").iterdir()}
@@ -179,6 +202,33 @@ def test_a_moved_project_goes_on_and_is_served(ran, tmp_path):
     trained = lending_club("run", "--seed", 8, cwd=moved)
     assert ran_well(trained) and "candidate: version 2" in trained.stdout
     assert not old.exists(), "the old place was made anew"
+
+
+def test_a_moved_project_knows_its_own_file_again(tmp_path):
+    project = quick_project(tmp_path / "project")
+    draw(2_000).loans.to_csv(project / "loans.csv", index=False)
+
+    def keys(project):
+        by_option = {"data_path": str(project / "loans.csv")}
+        settings = load_settings(project, data_path="loans.csv"), load_settings(project, **by_option)
+        load_clean(settings[0])
+        return [loans_key(each) for each in settings], [stage_key(settings[1], stage, by_option) for stage in STAGES]
+
+    before = keys(project)
+    moved = project.rename(tmp_path / "moved here")
+    assert keys(moved) == before and len(set(before[0])) == 1
+    assert len(list((moved / "var" / "cache").glob("clean-*"))) == 1, "the loans were cleaned again"
+    with (moved / "loans.csv").open("a") as file:
+        file.write("\n")
+    assert keys(moved)[0] != before[0]
+
+
+def test_the_command_names_a_file_in_the_project_from_there(tmp_path):
+    project = make_project(tmp_path / "project")
+    done = lending_club("run", "--data", "sub/../loans.csv", cwd=project)
+    assert f"there is no file {project / 'loans.csv'}" in last_error(done)
+    (project / "sample").write_text("this is a file")
+    assert "built-in" not in last_error(lending_club("run", "--data", "./sample", cwd=project))
 
 
 def _health(url) -> dict:
@@ -244,6 +294,39 @@ def test_a_setting_that_cannot_work_is_named_before_the_first_stage(tmp_path, se
     assert says in last_error(done) and "[1/5]" not in done.stderr
 
 
+@pytest.mark.parametrize("statuses, says", [
+    (["Current", "Issued"], "no ended ones"),
+    (["Fully Paid", "Current"], "no bad ones"),
+])  # fmt: skip
+def test_loans_that_cannot_be_learnt_from_are_refused_before_the_first_stage(tmp_path, statuses, says):
+    project, loans = quick_project(tmp_path / "project"), draw(300).loans
+    loans["loan_status"] = [statuses[i % len(statuses)] for i in range(len(loans))]
+    loans.to_csv(project / "loans.csv", index=False)
+    done = lending_club("run", "--data", "loans.csv", cwd=project)
+    error = last_error(done)
+    assert says in error and all(status in error for status in statuses)
+    assert "[1/5]" not in done.stderr and not list((project / "var").rglob("*.ipynb"))
+
+
+def test_what_was_noticed_while_reading_is_said_before_the_first_stage(tmp_path):
+    project = quick_project(tmp_path / "project", stage_00=["1 / 0"])
+    folder = project / "quarters"
+    folder.mkdir()
+    loans = draw(3_000).loans
+    loans[:1_500].rename(columns=str.upper).to_csv(folder / "2014.csv", index=False)
+    loans[1_500:].assign(term=loans["term"].str.strip()).to_csv(folder / "2015.csv", index=False)
+    (folder / "notes.txt").write_text("bought in 2019\n")
+    said = [lending_club("run", "--data", folder, cwd=project) for _ in range(2)]  # the second time from the cache
+    for done in said:
+        before = done.stderr.partition("[1/5]")[0]
+        assert last_error(done) and suspect_lines(before) == []
+        assert "2014.csv names columns in another way: ID is id, " in before
+        assert "2 tables were read, with their number of rows: 2014.csv (1500), 2015.csv (1500)" in before
+        assert "passed over: " in before and "notes.txt" in before and "in another spelling: " in before
+    clean = load_clean(load_settings(project, data_path="quarters"))
+    assert all(text in said[1].stderr for _, text in clean.notes) and len(clean.notes) >= 4
+
+
 def test_a_deleted_experiment_is_named_before_the_first_stage(tmp_path):
     project = quick_project(tmp_path / "project")
     settings = load_settings(project)
@@ -277,7 +360,6 @@ def test_a_database_of_another_release_is_named_before_the_first_stage(tmp_path,
     assert says in last_error(done) and "[1/5]" not in done.stderr
 
 
-@pytest.mark.skipif(not hasattr(training, "register_run"), reason="train has no register_run")
 def test_registering_a_run_that_is_not_there_names_it(ran):
     folder, _ = ran
     assert "no-such-run" in last_error(lending_club("register", "no-such-run", cwd=folder))

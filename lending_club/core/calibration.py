@@ -127,7 +127,7 @@ def assemble(
     net,  # fitted on the preprocessed training loans: a `SeedAverage` or a `LoanNet`
     raw,  # the calibration loans, raw columns, shape (n, any)
     y,  # shape (n,), their outcomes
-    careful: bool = True,  # whether missing fields are imputed cautiously, which takes some seconds to fit
+    cautious: bool = True,  # whether missing fields are imputed cautiously, which takes some seconds to fit
 ) -> Pipeline:
     """The fitted Pipeline from raw fields to decision: `predict_proba` is calibrated, `predict` is 0 or 1.
 
@@ -135,7 +135,7 @@ def assemble(
     matrix = preprocessing.transform(raw)
     classifier = CalibratedNet(GraphNet(net).fit(matrix)).fit(matrix, y)
     builder, encoder = preprocessing["features"], preprocessing["encode"]
-    if careful:
+    if cautious:
         table, report = fit_imputation(builder, encoder, classifier, raw)
         encoder = encoder.with_imputation(table)
         classifier.imputation_ = report.reset_index(names="field").to_dict(orient="records")

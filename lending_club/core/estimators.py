@@ -369,15 +369,16 @@ class SeedAverage(ClassifierMixin, BaseEstimator):
         return self
 
     def _compare_losses(self, y, y_valid) -> dict:  # `validation_log_loss`, `bad_rate_log_loss`
-        "Compare the validation loss with that of the bad rate alone; a warning where the network is far worse."
-        own = min((epoch["valid_loss"] for epoch in self.histories_[0] if "valid_loss" in epoch), default=np.nan)
+        "Compare the worst network's validation loss with that of the bad rate alone; a warning where it is far worse."
+        best = [min((epoch["valid_loss"] for epoch in net if "valid_loss" in epoch), default=np.nan) for net in self.histories_]
+        own = max(best)  # the average contains it
         rate = np.clip(np.mean(y if y_valid is None else y_valid), 1e-6, 1 - 1e-6)
         alone = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
         if own > 1.1 * alone:
             log.warning(
-                "the network's validation log-loss is %.4f at best, where the bad rate alone gives %.4f: it has learnt the "
-                "training loans by heart, or the validation loans are of another kind. Look for repeated loans in the data",
-                own, alone,
+                "the validation log-loss of %s is %.4f at best, where the bad rate alone gives %.4f: it has learnt the training "
+                "loans by heart, or the validation loans are of another kind. Look for repeated loans in the data",
+                "the network" if len(best) == 1 else f"one of {len(best)} networks", own, alone,
             )  # fmt: skip
         return {"validation_log_loss": float(own), "bad_rate_log_loss": float(alone)}
 

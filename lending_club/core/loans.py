@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from .containers import data_files, is_pattern
@@ -36,13 +36,19 @@ class RawSource:
     read: Callable[..., pd.DataFrame]  # takes `columns` as `read_loans` does
 
 
-def _data_identity(path: Path) -> list | None:
-    "Name, size and time of change of every file that a path names."
+def _place(file: Path, root: Path) -> str:
+    "A file's path, below the project's root relative to it: the same after the project was moved."
+    file, root = file.resolve(), root.resolve()
+    return str(file.relative_to(root) if file.is_relative_to(root) else file)
+
+
+def _data_identity(path: Path, root: Path) -> list | None:
+    "Place, size and time of change of every file that a path names."
     try:
-        stats = [(file.resolve(), file.stat()) for file in data_files(path)]
+        stats = [(_place(file, root), file.stat()) for file in data_files(path)]
     except (OSError, DataError):
         return None  # reading will say what is wrong
-    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    return [[place, stat.st_size, stat.st_mtime_ns] for place, stat in stats]
 
 
 def _data_name(path: Path) -> str:
@@ -62,7 +68,7 @@ def raw_source(
         name = f"built-in sample, {rows} loans, seed {seed}"
         return RawSource(name, ["sample", rows, seed], partial(_draw_columns, rows, seed))
     file = settings.data_file
-    return RawSource(_data_name(file), _data_identity(file), partial(read_loans, file))
+    return RawSource(_data_name(file), _data_identity(file, settings.root), partial(read_loans, file))
 
 
 def load_raw(
@@ -104,6 +110,7 @@ class CleanLoans:
     source: str  # the raw file's name, or the sample's size and seed
     readings: str = ""  # of a file: how much of each column could be read, see `data.reading_table`
     repeats: Repeats | None = None  # loans that equal another one
+    notes: list = field(default_factory=list)  # what was noticed while reading and cleaning, see `notices.noting`
 
 
 _METADATA = b"lending_club"  # key in the Parquet schema's metadata
@@ -122,7 +129,7 @@ def write_cached_loans(
     "Cache cleaned loans."
     remove_leftovers(path.parent)
     table = pa.Table.from_pandas(clean.loans, preserve_index=False)
-    own = {"data_hash": clean.data_hash, "source": clean.source, "readings": clean.readings}
+    own = {"data_hash": clean.data_hash, "source": clean.source, "readings": clean.readings, "notes": clean.notes}
     own["repeats"] = asdict(clean.repeats) if clean.repeats else None
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _METADATA: json.dumps(own).encode()})
     with atomic_path(path) as part:

@@ -43,7 +43,8 @@ STAGE_SETTINGS = {
     "04_train": (*_OF_FIT, "seeds", "walk_forward_quarters", "walk_forward_validation_months", "registered_model_name",
                  "candidate_alias"),
 }  # fmt: skip
-_PACKAGES = ("lightgbm", "mlflow", "numpy", "optuna", "pandas", "scikit-learn", "scipy", "skorch", "torch")
+_PACKAGES = ("lightgbm", "mlflow", "numpy", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "pyarrow", "scikit-learn",
+             "scipy", "skorch", "torch")  # fmt: skip
 
 
 def _package_versions() -> list[str]:
@@ -71,9 +72,9 @@ def stage_modules(
     return imported_modules("\n".join("" if line.startswith(("%", "!")) else line for line in lines), folder=folder)
 
 # %% ../../nbs/core/pipeline.ipynb #8e38d7bc
-def _without_root(settings: Settings, name: str) -> str:
-    "A setting's text, the same wherever the project's folder is."
-    return str(getattr(settings, name)).replace(str(settings.root), ".")
+def _without_root(settings: Settings, value) -> str:
+    "A value's text, the same wherever the project's folder is."
+    return str(value).replace(str(settings.root), ".")
 
 
 def stage_key(
@@ -90,8 +91,8 @@ def stage_key(
         "cells": cells,
         "code": code_digest(*stage_modules(cells, folder), folder=folder),
         "loans": loans_key(settings),
-        "settings": {name: _without_root(settings, name) for name in STAGE_SETTINGS.get(stage, _OF_LOANS)},
-        "parameters": {name: str(value) for name, value in parameters.items()},
+        "settings": {name: _without_root(settings, getattr(settings, name)) for name in STAGE_SETTINGS.get(stage, _OF_LOANS)},
+        "parameters": {name: _without_root(settings, value) for name, value in parameters.items()},
         "packages": [platform.python_version(), *_package_versions()],
     }
     if stage == "04_train":
@@ -189,10 +190,12 @@ def run_stage(
     parameters: dict,  # notebook parameters that the stage has
     folder: Path,  # where the executed notebook goes
 ) -> Path:  # the executed notebook
-    "Execute a stage's notebook. Raises `StageError`, and KeyboardInterrupt saying how to continue."
+    "Execute a stage's notebook. Raises `StageError` and KeyboardInterrupt, both saying how to continue."
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    began = time.time()
     folder.mkdir(parents=True, exist_ok=True)
     source, target = settings.root / "nbs" / f"{stage}.ipynb", folder / f"{stage}.ipynb"
     try:
@@ -202,14 +205,34 @@ def run_stage(
                 progress_bar=False, stderr_file=sys.stderr,
             )  # fmt: skip
     except PapermillExecutionError as error:
-        shown = os.path.relpath(target)
-        raise StageError(f"{stage} failed: {_notebook_error(error)} (executed notebook: {shown})") from error
+        what, shown = _notebook_error(error), os.path.relpath(target)
+        kept = _kept_fit(settings, stage, began)
+        kept = f"; {kept}" if kept and kept not in what else ""  # most errors behind the fit say it themselves
+        raise StageError(f"{stage} failed: {what}{kept} (executed notebook: {shown})") from error
+    except DeadKernelError as error:
+        _end_runs(settings)
+        kept = _kept_fit(settings, stage, began)
+        what = "its process ended, as it does where the memory does not suffice"
+        raise StageError(f"{stage} failed: {what}{f'; {kept}' if kept else ''}") from error
     except KeyboardInterrupt:
         _end_runs(settings)
-        raise KeyboardInterrupt(
-            f"in {stage}; what had ended is kept, and the same command continues from there"
-        ) from None
+        kept = _kept_fit(settings, stage, began)
+        again = f"what had ended is kept, and the same command continues with {stage}"
+        raise KeyboardInterrupt(f"in {stage}; {f'{kept}, and the same command would fit anew' if kept else again}") from None
     return target
+
+
+def _kept_fit(settings: Settings, stage: str, began: float) -> str:
+    "How to continue a training that ended after its fit; empty where there is nothing to continue."
+    from lending_club.core.kept import how_to_continue, unfinished_run
+    from lending_club.core.registry import connect
+
+    if stage != "04_train":
+        return ""
+    with contextlib.suppress(LendingClubError):  # if the registry is away, the first error is the one to show
+        run_id = unfinished_run(settings, connect(settings), began)
+        return how_to_continue(run_id) if run_id else ""
+    return ""
 
 
 def _end_runs(settings: Settings):

@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 
 # %% ../../nbs/core/study.ipynb #cdbb457f
 STUDY_CODE = ("clean", "core.preprocess", "core.hyperparameters", "core.estimators", "core.networks")
-NOT_STUDY_CODE = ("core.settings", "core.containers", "core.data", "core.sample", "core.loans", "core.files")
+NOT_STUDY_CODE = (
+    "core.settings", "core.files", "core.loans", "core.notices", "core.sample",
+    "core.data", "core.containers", "core.delimited", "core.formats", "core.headers",  # files to columns
+    "core.columns", "core.spellings", "core.ranges", "core.repeats", "core.outcomes",  # columns to loans
+    "core.imputation_fit",  # of the final fit alone
+)  # fmt: skip
 
 
 def study_name(

@@ -77,12 +77,23 @@ def kernel_folders(
 ) -> Iterator[tuple[Path, Path | None]]:  # for temporary files; for sockets, or None where no folder can hold any
     "Folders of a kernel around the block. Raises `SettingsError`."
     with ExitStack() as stack:
-        temporary = sockets = stack.enter_context(temporary_folder(ensure_var(settings, "tmp")))
-        elsewhere = iter((None, "/tmp"))
-        while sockets is not None and not _holds_sockets(sockets):
-            parent = next(elsewhere, "")
-            sockets = None if parent == "" else stack.enter_context(temporary_folder(parent))
-        yield temporary, sockets
+        temporary = stack.enter_context(temporary_folder(ensure_var(settings, "tmp")))
+        yield temporary, _socket_folder(temporary, stack)
+
+
+def _socket_folder(
+    temporary: Path,
+    stack: ExitStack,  # of the blocks around the other folders
+) -> Path | None:
+    "The kernel's temporary folder if it can hold sockets, else one among the system's temporary files, where there is any."
+    if _holds_sockets(temporary):
+        return temporary
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        if os.access(parent, os.W_OK):  # a system may have no /tmp
+            folder = stack.enter_context(temporary_folder(parent))
+            if _holds_sockets(folder):
+                return folder
+    return None
 
 # %% ../../nbs/core/workspace.ipynb #ea525765
 @contextmanager
