@@ -6,7 +6,7 @@
 __all__ = ['log', 'ABSENT', 'NEGLIGIBLE', 'TOLERATED', 'as_texts', 'encode_texts', 'number_batch', 'Reading', 'count_reading',
            'number_column', 'category_column', 'month_column', 'check_readings']
 
-# %% ../../nbs/core/columns.ipynb #da3995be
+# %% ../../nbs/core/columns.ipynb #fcc07213
 import logging
 import math
 import numpy as np
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from .containers import DataError
 from .outcomes import FINAL_STATUSES, RUNNING_STATUSES, status_spelling
 from .schema import BY_NAME, Column, REQUIRED_IN_FILE
+from .dates import LONGEST_HISTORY, century_of, in_century, month_spelling, read_months
 from lending_club.core.spellings import (
-    LONGEST_HISTORY, MISSING_TEXTS, canonical, century_of, comma_meaning, in_century, is_missing_text, month_spelling,
-    parse_number_text, read_months, what_is_read,
+    MISSING_TEXTS, canonical, comma_meaning, is_missing_text, parse_number_text, what_is_read,
 )  # fmt: skip
 
 # %% ../../nbs/core/columns.ipynb #b7bde89e
