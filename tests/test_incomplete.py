@@ -71,6 +71,13 @@ def test_leaving_out_what_speaks_against_one_does_not_pay(sample):
     assert who_gains(careful, low, "fico_range_low", "fico_range_high") <= 0.1
 
 
+def test_stating_no_income_does_not_pay(sample):
+    splits, careful, _ = sample
+    for loans in (some(splits.test), splits.test.nsmallest(500, "annual_inc")):
+        p, without = (careful.predict_proba(part)[:, 1] for part in (loans, loans.assign(annual_inc=0.0)))
+        assert np.mean(p - without > 0.005) <= 0.05
+
+
 def test_complete_applications_keep_their_pds(sample):
     splits, careful, plain = sample
     complete = splits.test.dropna(subset=fields_of(careful))

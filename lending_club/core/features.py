@@ -88,7 +88,7 @@ def log_money(
         return np.log1p(np.maximum(amount, 0))
     return math.log1p(0.0 if amount < 0 else amount)
 
-# %% ../../nbs/core/features.ipynb #0f34134e
+# %% ../../nbs/core/features.ipynb #d415ac98
 def annuity(
     amount: np.ndarray,  # shape (n,), USD
     rate: np.ndarray,  # shape (n,), % a year
@@ -122,7 +122,14 @@ def payment_to_income(
     raw: RawColumns,
 ) -> np.ndarray:  # shape (n,)
     "A year's payments to the yearly income of all borrowers."
-    return ratio(12 * installment(raw), income(raw))
+    return ratio(12 * installment(raw), _divisor(raw))
+
+
+@_once
+def _divisor(raw: RawColumns):
+    "The income that amounts are divided by: at least a dollar, so that no income is not as good as a missing one."
+    own = income(raw)
+    return where(own < 1, 1.0, own)
 
 # %% ../../nbs/core/features.ipynb #d1fa7100
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class Feature:
         "Whether it is the logarithm of its raw number."
         return self.column is not None and self.name != self.column
 
-# %% ../../nbs/core/features.ipynb #fb5b67e0
+# %% ../../nbs/core/features.ipynb #67a692a7
 def _fico(prefix: str) -> Callable:
     return lambda raw: _middle(raw.number(f"{prefix}fico_range_low"), raw.number(f"{prefix}fico_range_high"))
 
@@ -151,7 +158,7 @@ def _middle(low, high):
 
 
 def _to_income(name: str) -> Callable:
-    return lambda raw: ratio(raw.number(name), income(raw))
+    return lambda raw: ratio(raw.number(name), _divisor(raw))
 
 
 DERIVED = (
@@ -197,7 +204,7 @@ NUMERIC_FEATURES: tuple[Feature, ...] = DERIVED + tuple(
 )
 FEATURE_BY_NAME = {feature.name: feature for feature in NUMERIC_FEATURES}
 
-# %% ../../nbs/core/features.ipynb #f99888d8
+# %% ../../nbs/core/features.ipynb #b2586bf3
 @_once
 def _former_installment(raw: RawColumns):
     stated, rate = raw.number("installment"), raw.number("int_rate")
@@ -207,6 +214,10 @@ def _former_installment(raw: RawColumns):
 @_once
 def _former_payment_to_income(raw: RawColumns):
     return ratio(12 * _former_installment(raw), income(raw))
+
+
+def _former_to_income(name: str) -> Callable:
+    return lambda raw: ratio(raw.number(name), income(raw))
 
 
 def _former_fico(prefix: str) -> Callable:
@@ -221,6 +232,10 @@ FORMER_FEATURES: dict[int, dict[str, Callable]] = {  # by table format, features
         "log_installment": lambda raw: log_money(_former_installment(raw)),
         "payment_to_income": _former_payment_to_income,
         "dti_with_loan": lambda raw: dti_combined(raw) + 100 * _former_payment_to_income(raw),
+        "loan_to_income": _former_to_income("loan_amnt"),
+        "revol_bal_to_income": _former_to_income("revol_bal"),
+        "tot_cur_bal_to_income": _former_to_income("tot_cur_bal"),
+        "total_bal_il_to_income": _former_to_income("total_bal_il"),
     }
 }
 
