@@ -77,7 +77,7 @@ def main():
         "rows": arguments.rows if arguments.data == "generated" else None,
         **found,
         "registered": len(versions),
-        "stages": [line.strip() for line in said if re.match(r"\s*0\d_\w+", line)],
+        "stages": [line for line in said if re.fullmatch(r"\[\d/\d\] \w+: \d+ s", line)],
         "refusal": next((line for line in said if found["status"] and "max_repeated" in line), None),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
