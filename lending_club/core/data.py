@@ -25,12 +25,13 @@ from .text import nearest_name
 # %% ../../nbs/core/data.ipynb #b7bde89e
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/data.ipynb #928e134e
+# %% ../../nbs/core/data.ipynb #d5969568
 def _as_text(values: pa.Array, name: str) -> pa.Array:
     "`values` as they are, texts that say missing as null; an id without the decimals that a spreadsheet adds."
     values = as_texts(values, name)
-    values = pc.if_else(pc.is_in(values, value_set=ABSENT), None, values)
-    return pc.replace_substring_regex(values, r"^(\d+)\.0$", r"\1") if name == "id" else values
+    if name == "id":
+        values = pc.replace_substring_regex(pc.utf8_trim(values, " \t\u00a0=\"'"), r"^(\d+)\.0+$", r"\1")
+    return pc.if_else(pc.is_in(values, value_set=ABSENT), None, values)
 
 
 def _convert(batch: pa.RecordBatch) -> dict[str, pa.Array]:

@@ -99,20 +99,18 @@ def _raw_month(text: str) -> "int | Unsure | None":
         return _digit_month([text[:4], text[4:6], text[6:] or "1"], "")
     return _named_month(parts)
 
-# %% ../../nbs/core/dates.ipynb #5b7744f3
+# %% ../../nbs/core/dates.ipynb #da78fa01
 def _day_first(unsure: Sequence[Unsure]) -> bool | None:  # None: not known
     "Whether the day stands before the month in texts such as `1/12/2011`."
-    ones = [sum(pair[place] == 1 for pair in unsure) / len(unsure) for place in (1, 2)]
+    ones = [all(pair[place] == 1 for pair in unsure) for place in (1, 2)]
     large = [any(pair[place] > 12 for pair in unsure) for place in (1, 2)]
-    short = {pair[3] for pair in unsure if pair[3] < 100}
-    if all(large) or (len(unsure) > 1 and short == {1}):  # 11/12/01 may begin with the year
+    if all(large) or {pair[3] for pair in unsure if pair[3] < 100} == {1}:  # 11/12/01 may begin with the year
         return None
-    if max(ones) > 0.9 and ones[0] != ones[1]:
-        first = ones[0] > ones[1]
-        return None if large[0 if not first else 1] else first
+    if ones[0] != ones[1]:
+        return None if large[ones[0]] else ones[0]
     if any(large):
         return large[0]
-    return True if min(ones) == 1 else None  # 1/1/2011: the order does not matter
+    return True if all(ones) else None  # 1/1/2011: the order does not matter
 
 
 def _settle(found: "int | Unsure | None", day_first: bool | None) -> "int | Unsure | None":
@@ -196,7 +194,7 @@ def century_of(
         return latest, (latest - FIRST_ISSUE if column.name == "issue_d" else LONGEST_HISTORY)
     return FIRST_ISSUE + 1199.0, 1199.0
 
-# %% ../../nbs/core/dates.ipynb #ab729ace
+# %% ../../nbs/core/dates.ipynb #5c74b689
 _MONTH_TEXTS = tuple(month_spellings(1900, 2099))
 _OWN_MONTHS = frozenset(_MONTH_TEXTS)
 
@@ -218,8 +216,9 @@ def canonical_month(
         return text
     found = _raw_month(text)
     if type(found) is Unsure and found[1] is not None:
-        _, first, second, _ = found
-        found = _settle(found, first > 12 if max(first, second) > 12 else None)
+        _, first, second, last = found
+        may_be_year_first = second <= 12 and 1 <= last <= 31 and first != last  # 15-06-01 may be 2015-06
+        found = None if may_be_year_first else _settle(found, first > 12 if max(first, second) > 12 else None)
     if type(found) is Unsure:
         found = in_century(float(found[0]), *century_of(column, latest))
     return None if found is None or found != found else month_spelling(found)

@@ -130,7 +130,7 @@ def spelling_examples() -> list[list[str]]:  # each a column, a text and its can
         result += [each for each in found if each[2] not in (None, each[1])]
     return result
 
-# %% ../../nbs/core/spellings.ipynb #11ab1b8f
+# %% ../../nbs/core/spellings.ipynb #0a502897
 _COMMA_GROUPS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 _DOT_GROUPS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d*)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -156,6 +156,8 @@ def comma_meaning(
     decimal = any(not _COMMA_GROUPS.fullmatch(text) for text in bare)
     thousands = any("." in text and text.rfind(".") > text.rfind(",") or text.count(",") > 1 for text in bare)
     if not bare or decimal and thousands:
+        return ""
+    if decimal and column.unit.startswith("USD") and any(map(_COMMA_GROUPS.fullmatch, bare)):  # 65,000 beside 65000,5
         return ""
     if decimal or thousands:
         return "decimal" if decimal else "thousands"
