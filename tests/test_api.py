@@ -424,6 +424,9 @@ def test_on_the_wire(champion, tmp_path):
         assert status == 413 and json.loads(body)["detail"]
 
         # too much or too little: what is left over is no request, and the web server itself says so
+        offer = head + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+        offer += b"Content-Length: %d\r\n\r\n" % len(BODY)  # as Java's HttpClient makes it
+        assert [raw(port, *parts)[0] for parts in ([offer + BODY], [offer, BODY])] == [200, 200]
         assert raw(port, head + b"Content-Length: %d\r\n\r\n" % (len(BODY) - 10) + BODY)[0] == 400
         assert raw(port, head + b"Content-Length: %d\r\n\r\n" % (len(BODY) + 10) + BODY, half_close=True)[0] in (0, 400)
         assert raw(port, head + b"Content-Length: -1\r\n\r\n" + BODY)[0] == 400

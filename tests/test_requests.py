@@ -534,3 +534,44 @@ def test_the_checker_says_for_each_field_and_place_what_is_wrong():
     }
     assert table.text("purpose").tolist() == ["car", None]
     assert check_objects([SMALLEST]).wrong == []
+
+
+# --- a column of a batch ---
+
+
+def incomes(*texts: str) -> str:
+    return "loan_amnt,term,annual_inc\n" + "".join(f'5000,36m,"{text}"\n' for text in texts)
+
+
+def test_a_comma_means_the_same_in_the_whole_column():
+    table = read_csv_batch(incomes("50.000", "65.500,50").encode(), 10).table
+    assert table.number("annual_inc").tolist() == [50_000, 65_500.5]
+    rows = [SMALLEST | {"annual_inc": text} for text in ("50.000", "65.500,50")]
+    assert read_json_batch(body(*rows), 10).table.number("annual_inc").tolist() == [50_000, 65_500.5]
+    error = refused(read_csv_batch, incomes("50,000", "65500,5").encode(), 10)
+    assert [each["value"] for each in error.errors] == ["50,000", "65500,5"]
+    assert read_csv_batch(incomes("50.000").encode(), 10).table.number("annual_inc").tolist() == [50]
+
+
+def test_a_description_may_be_long_and_have_commas():
+    header, long, lines = "loan_amnt,term,annual_inc,desc", "rent, " * 40_000, "one\n" + "a, " * 12_000 + "\nthree"
+    text = f"{header}\n5000,36m,50000,\"{long}\"\n5000,36m,60000,\"{lines}\"\n"
+    assert read_csv_batch(text.encode(), 10).table.number("annual_inc").tolist() == [50_000, 60_000]
+    cells = refused(read_csv_batch, f"loan_amnt,term,annual_inc\n5000,36m,50000{',' * 20_000}\n".encode(), 10)
+    assert "more than 10,000 commas" in str(cells)
+
+
+def test_a_control_character_is_not_called_a_missing_value():
+    error = refused(read_application, b'{"loan_amnt": 5000, "term": "36m", "annual_inc": 5, "desc": "none\n"}')
+    assert "control character" in str(error) and "null" not in str(error)
+
+
+def test_a_byte_order_mark_is_passed_over():
+    marked = b"\xef\xbb\xbf"
+    assert read_application(marked + body(SMALLEST)).n == 1
+    assert read_json_batch(marked + body(SMALLEST, SMALLEST), 10).table.n == 2
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0.1", "level_1", "index"])
+def test_an_index_of_pandas_is_named(name):
+    assert "the index of a table" in errors(**{name: 1})[name]["message"]

@@ -10,7 +10,6 @@ __all__ = ['log', 'ABSENT', 'LARGE_AMOUNTS', 'NEGLIGIBLE', 'TOLERATED', 'as_text
 import logging
 import math
 import numpy as np
-import pandas.core.arrays.arrow.extension_types  # periods of Parquet are known to Arrow only then
 import pyarrow as pa
 import pyarrow.compute as pc
 import re

@@ -7,7 +7,7 @@ __all__ = ['MAX_TEXT', 'MAX_SPELLING', 'ID_MINIMUM', 'ID_MAXIMUM', 'RULES', 'FIE
            'field_rule', 'Reason', 'read_number', 'read_text', 'read_id', 'check_texts', 'check_columns', 'Hints',
            'explain', 'explain_unknown', 'unknown_name']
 
-# %% ../../nbs/serving/checker.ipynb #a6002db5
+# %% ../../nbs/serving/checker.ipynb #cd13ec18
 import math
 import numpy as np
 import re
@@ -20,7 +20,7 @@ from itertools import repeat
 from ..core.applications import ApplicationTable, NUMBER_FIELDS, ROWS, TEXT_FIELDS
 from ..core.months import month_spellings, month_today
 from ..core.schema import BY_NAME, COLUMNS, Column, REQUIRED_IN_APPLICATION
-from ..core.spellings import canonical, canonical_name, is_missing_text, parse_number_text
+from ..core.spellings import canonical, canonical_name, comma_meaning, is_missing_text, parse_number_text
 from ..core.text import nearest_name
 
 # %% ../../nbs/serving/checker.ipynb #8bc9602a
@@ -64,7 +64,7 @@ def field_rule(
 RULES = {column.name: field_rule(column) for column in COLUMNS if column.at_origination}
 FIELDS = tuple(RULES)  # names of an application's fields
 
-# %% ../../nbs/serving/checker.ipynb #89c53219
+# %% ../../nbs/serving/checker.ipynb #a573645d
 class Reason(IntEnum):
     "Why a value cannot be used."
 
@@ -102,18 +102,19 @@ PLAIN_NUMBER = "0123456789.-"  # signs of a number as JSON writes it, without an
 def read_number(
     rule: FieldRule,
     value: Any,
+    comma: str | None = None,  # what a comma means in the column, as `comma_meaning` says; None: as this text alone says
 ) -> "float | Reason":
     "The number, NaN where it is missing, infinity where it is too large for one; or why it cannot be used."
     if value is None:
         return math.nan
     if type(value) is str and len(value) <= MAX_SPELLING:
-        if not value.strip(PLAIN_NUMBER):
+        if not value.strip(PLAIN_NUMBER) and not (comma == "decimal" and "." in value):
             with suppress(ValueError):  # 1.2.3
                 return float(value)
         column = BY_NAME[rule.name]
         if is_missing_text(value, column):
             return math.nan
-        number = parse_number_text(column, value)
+        number = parse_number_text(column, value, comma)
         return Reason.NOT_A_NUMBER if number is None else number
     if type(value) not in (int, float) or value != value:
         return Reason.NOT_A_NUMBER
@@ -156,7 +157,7 @@ def read_id(value: Any) -> "str | int | Reason":
         return value
     return Reason.TOO_SMALL if value < 0 else Reason.TOO_LARGE
 
-# %% ../../nbs/serving/checker.ipynb #20991b8b
+# %% ../../nbs/serving/checker.ipynb #f69424eb
 _NUMBER_TYPES, _TEXT_TYPES = {int, float, type(None)}, {str, type(None)}
 
 
@@ -210,7 +211,8 @@ def _as_block(
         except OverflowError:
             pass
         texts = {value for value in values if type(value) is str}  # each spelling is read once
-        read = {value: read_number(RULES[name], value) for value in texts}
+        comma = comma_meaning(BY_NAME[name], texts) if n > 1 and any("," in text for text in texts) else None
+        read = {value: read_number(RULES[name], value, comma) for value in texts}
         numbers = [read[value] if type(value) is str else read_number(RULES[name], value) for value in values]
         places = [place for place, number in enumerate(numbers) if type(number) is Reason]
         for place in places:
@@ -299,7 +301,7 @@ def _note(reasons: dict, names: Sequence[str], wrong: np.ndarray, reason: Reason
     for row, place in np.argwhere(wrong).tolist():
         reasons.setdefault(names[row], {}).setdefault(place, reason)
 
-# %% ../../nbs/serving/checker.ipynb #11c2381e
+# %% ../../nbs/serving/checker.ipynb #57244519
 class Hints:
     "The nearest known names for one request; only the first hundred are looked for."
 
@@ -343,7 +345,7 @@ def explain_unknown(
     return {"field": name[:100], "value": _shown(value), "message": unknown_name(name, hints)}
 
 
-_INDEX = re.compile(r"|Unnamed: \d+|index|level_0")  # what pandas calls the index of a DataFrame
+_INDEX = re.compile(r"|Unnamed: \d+(\.\d+)?|index|level_\d+")  # what pandas calls the index of a DataFrame
 
 
 def unknown_name(

@@ -17,7 +17,7 @@ from ..core.spellings import canonical_name
 from .checker import Hints, MAX_SPELLING, PLAIN_NUMBER, RULES, unknown_name
 from .refusals import Batch, CollectedBatch, MAX_ERRORS, RequestError, check_count, check_values
 
-# %% ../../nbs/serving/csv_requests.ipynb #b270d4a0
+# %% ../../nbs/serving/csv_requests.ipynb #cb4be3df
 def _cells(
     name: str,  # of a field
     texts: Sequence[str],  # of its cells
@@ -56,7 +56,8 @@ def _check_header(header: list[str]) -> list[str]:
     return header
 
 
-_MAX_COMMAS = 10_000  # of a row, and lines that it may span; those in quotes too
+_MAX_COMMAS = 10_000  # of a row, outside of quotes, and lines that it may span
+csv.field_size_limit(2**31 - 1)  # a body is limited as a whole
 _ROWS = 1_000  # that are checked at a time
 _SHORT = 2**20  # bytes of a body
 
@@ -72,19 +73,28 @@ class _Lines:
         if len(body) > _SHORT:  # as a whole it would take four bytes a character
             text = io.TextIOWrapper(io.BytesIO(body.removeprefix(codecs.BOM_UTF8)), "utf-8", newline="")
         self._text = text if len(body) > _SHORT else io.StringIO(text, newline="")
-        self.first, self._size, self._commas = 1, 0, 0  # of the present row: its line, characters, commas of long lines
+        self.start_row(1)
 
     def start_row(self, line: int):
-        self.first, self._size, self._commas = line, 0, 0
+        self.first, self._size, self._commas = line, 0, 0  # of the present row: its line, characters, commas of long lines
+        self._quoted = 0  # 1 where the next line begins within quotes
+
+    def _separators(self, text: str, quotes: int) -> int:
+        "Commas of a line that separate cells; of one with very many quotes, all."
+        if quotes > 2 * _MAX_COMMAS:
+            return text.count(",")
+        return sum(part.count(",") for part in text.split('"')[self._quoted :: 2])
 
     def __iter__(self) -> Iterator[str]:
         for text in self._text:
             self._size += len(text)
+            quotes = text.count('"')
             if self._size > _MAX_COMMAS:  # most rows have fewer characters
-                self._commas += text.count(",") + 1
+                self._commas += self._separators(text, quotes) + 1
                 if self._commas > _MAX_COMMAS:
                     message = f"the row at line {self.first} has more than {_MAX_COMMAS:,} commas or lines: send a row a loan"
                     raise RequestError(422, message)
+            self._quoted ^= quotes % 2
             yield text
 
 

@@ -167,7 +167,7 @@ def parse_in_parts(
     if body[ends[-1]] != ord("]"):
         raise syntax_error(body, starts[-1] if ends[-1] - starts[-1] <= _BYTES else ends[-1], ends[-1] + 1)
 
-# %% ../../nbs/serving/outline.ipynb #942d369f
+# %% ../../nbs/serving/outline.ipynb #9174d405
 _NO_VALUES = ("nan", "na", "none", "inf", "infinity", "undefined")  # what other programs write where JSON has null
 _MAX_LINES = 100_000  # of a body in which the place of an error is looked up
 
@@ -178,7 +178,7 @@ def no_json_value(
 ) -> str | None:  # None where the error is another one
     "What is said about a value such as NaN at the place of a parser's error."
     place = re.search(r" at line (\d+) column (\d+)$", error)
-    if place is None or int(place[1]) > _MAX_LINES:
+    if place is None or int(place[1]) > _MAX_LINES or error.startswith("control character"):
         return None
     start = 0
     for _ in range(int(place[1]) - 1):

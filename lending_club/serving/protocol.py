@@ -5,17 +5,28 @@
 # %% auto #0
 __all__ = ['MAX_HEAD', 'MAX_HEADERS', 'MAX_URL', 'HEAD_SECONDS', 'LimitedHttpProtocol']
 
-# %% ../../nbs/serving/protocol.ipynb #c4be802d
+# %% ../../nbs/serving/protocol.ipynb #e10a7a52
 import json
+import re
 from http import HTTPStatus
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .middleware import DISCARDED_BYTES, DISCARDED_SECONDS
 
-# %% ../../nbs/serving/protocol.ipynb #766b1b2a
+# %% ../../nbs/serving/protocol.ipynb #41fab7be
 MAX_HEAD = 2**16  # bytes
 MAX_HEADERS = 200
 MAX_URL = 2**13  # bytes
 HEAD_SECONDS = 20
+
+
+_OFFER = re.compile(rb"\r\nupgrade(:[ \t]*h2c)", re.IGNORECASE)
+
+
+def _without_h2c(data: bytes) -> bytes:
+    "The start of a request without the offer to go on with HTTP/2, which the parser would take for the end of HTTP."
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    return _OFFER.sub(rb"\r\nx-offered\1", head) + data[len(head) :]
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -34,6 +45,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes):
+        if self._in_head and b"h2c" in data:
+            data = _without_h2c(data)
         self._pending += len(data)
         if self._refused:
             if self._pending > DISCARDED_BYTES:

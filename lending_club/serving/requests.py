@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['read_application', 'read_json_batch']
 
-# %% ../../nbs/serving/requests.ipynb #c70b6b11
+# %% ../../nbs/serving/requests.ipynb #2cc65852
 import json
 import math
 import msgspec
 import numpy as np
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from itertools import starmap
 from operator import itemgetter
@@ -138,7 +139,7 @@ def _json_type(value) -> str:
     names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
-# %% ../../nbs/serving/requests.ipynb #0bad38c1
+# %% ../../nbs/serving/requests.ipynb #411442d0
 _MAX_VALUES = 1_000  # of an application: its fields, and what is nested in them
 _TOO_MANY_VALUES = f"an application of more than {_MAX_VALUES:,} values is too large: send the fields of one loan"
 _APPLICATION = "an application must be a JSON object of raw fields, not"
@@ -165,6 +166,7 @@ def read_application(
     body: bytes,  # JSON
 ) -> ApplicationTable:  # of one row
     "The application in a request's body. Raises `RequestError`."
+    body = body.removeprefix(BOM_UTF8)
     colons = _count(body, b":")
     row = _quickly(_READ_ROW, body) if colons <= _MAX_VALUES else None
     table = None if row is None else _accept(body, colons, *_columns_of_one(row))
@@ -180,7 +182,7 @@ def read_application(
         raise checked.refuse(0, Hints())
     return checked.table
 
-# %% ../../nbs/serving/requests.ipynb #1f4c9f4f
+# %% ../../nbs/serving/requests.ipynb #cfd92e43
 _SHORTEST = 4 * len(b'{"loan_amnt":500,"term":"","annual_inc":0},')  # bytes; shorter on average: rows are counted first
 
 
@@ -200,6 +202,7 @@ def read_json_batch(
     partial: bool = False,  # whether the others are answered if some cannot be used
 ) -> Batch:
     "The applications in a JSON array. Raises `RequestError`."
+    body = body.removeprefix(BOM_UTF8)
     few = len(body) < _SHORTEST * limit or not _has_more(body, b"{", limit)
     colons = _count(body, b":") if few else 0
     rows = _quickly(_READ_ROWS, body) if few and colons <= limit * len(FIELDS) else None
