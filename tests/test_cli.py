@@ -286,10 +286,10 @@ def test_a_failed_stage_leaves_its_notebook(project):
 
 
 def test_missing_required_column_names_the_nearest(project):
-    loans = draw(500).loans.rename(columns={"annual_inc": "annual_income"})
+    loans = draw(500).loans.rename(columns={"annual_inc": "anual_income"})
     loans.to_csv(project / "loans.csv", index=False)
     error = last_error(lending_club("run", "--data", "loans.csv", cwd=project))
-    assert "lacks the required column 'annual_inc'. Did you mean 'annual_income'?" in error
+    assert "lacks the required column 'annual_inc'. Did you mean 'anual_income'?" in error
 
 
 def test_dates_outside_of_the_file(project):

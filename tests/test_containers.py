@@ -29,7 +29,14 @@ from lending_club.core.settings import load_settings
 
 ROWS = 900
 PREAMBLE = "Notes offered by Prospectus (https://www.lendingclub.com/info/prospectus.action)\n"
-REJECTED = "Amount Requested,Application Date,Loan Title,Risk_Score\n1000,2016-01-01,car,693\n"
+REJECTED = (
+    "Amount Requested,Application Date,Loan Title,Risk_Score,Debt-To-Income Ratio,Zip Code,State,Employment Length,Policy Code\n"
+    "1000.0,2016-01-01,car,693.0,10%,481xx,NM,4 years,0.0\n"
+)
+REJECTED_RENAMED = (
+    "amount_requested,application_date,loan_title,risk_score,dti,zip_code,state,emp_length,policy_code\n"
+    "1000,2016-01-01,car,693,10,481xx,NM,4 years,0\n"
+)
 SUMMARY = '\n\n"Total amount funded in policy code 1: 460296150"\n"Total amount funded in policy code 2: 0"\n'
 
 
@@ -88,6 +95,11 @@ def folder_of_quarters(loans, folder):
     write(folder / "README.md", "# Loans\nof three quarters\n")
     write(folder / "LCDataDictionary.csv", "LoanStatNew,Description\nloan_amnt,The amount\nterm,The term\n")
     write(folder / "rejected_2016.csv", REJECTED)
+    write(folder / "RejectStatsD.csv", PREAMBLE + REJECTED)
+    pd.read_csv(io.StringIO(REJECTED_RENAMED)).to_parquet(folder / "rejected.parquet")
+    write(folder / "payments.csv", "id,loan_amnt,total_pymnt,last_pymnt_d,last_pymnt_amnt\n1,5000,100,Jan-2016,100\n")
+    write(folder / "features.csv", "id,dti,grade\n1,2,A\n")
+    pd.DataFrame({"date": ["2011-01-01"], "rate": [9.0]}).to_parquet(folder / "unemployment.parquet")
     write(folder / "logo.png", b"\x89PNG\r\n\x1a\n\0\0")
     return folder
 
@@ -282,6 +294,14 @@ REFUSED = {
     "git lfs": (lambda: "version https://git-lfs.github.com/spec/v1\n", ["is a pointer of Git LFS", "git lfs pull"]),
     "sql": (lambda: "-- MySQL dump 10.13\nCREATE TABLE loans", ["is a dump of an SQL database"]),
     "rejected": (lambda: REJECTED, ["holds rejected applications"]),
+    "rejected, renamed": (lambda: REJECTED_RENAMED, ["holds rejected applications"]),
+    "another table": (
+        lambda: "id,dti,grade\n1,2,A\n", ["is no table of loans", "lacks the required columns loan_status, issue_d"],
+    ),
+    "no income": (
+        lambda: as_csv(draw(40).loans.drop(columns="annual_inc")),
+        ["lacks the required column 'annual_inc'."],
+    ),
     "no header": (lambda: small().split("\n", 1)[1], ["has loans but no header above them", "header=True"]),
     "other columns": (lambda: "a,b\n1,2\n", ["has no header with Lending Club's column names", "'a,b'"]),
     "a name twice": (lambda: small().replace("purpose", "DTI", 1), ["has the column 'dti' as 'DTI' and as 'dti'"]),
@@ -334,6 +354,7 @@ def test_what_is_refused_is_named(kind, tmp_path):
     message = str(caught.value)
     assert message.startswith(str(file))
     assert all(word in message for word in words), message
+    assert "annual_inc_joint" not in message
     assert ("download" in message) == any("download" in word for word in words), message
 
 
@@ -347,7 +368,10 @@ def test_a_part_without_header_is_not_passed_over(tmp_path):
 def test_what_is_passed_over_is_in_the_log(loans, tmp_path, caplog):
     caplog.set_level("INFO")
     read_loans(folder_of_quarters(loans, tmp_path / "q"))
-    for name in ("README.md", "LCDataDictionary.csv", "rejected_2016.csv holds rejected applications", "logo.png"):
+    for name in ("README.md", "LCDataDictionary.csv", "rejected_2016.csv holds rejected applications", "logo.png",
+                 "RejectStatsD.csv holds rejected", "rejected.parquet holds rejected",
+                 "payments.csv is no table of loans", "features.csv is no table",
+                 "unemployment.parquet is no table"):  # fmt: skip
         assert any("passed over: " in line and name in line for line in caplog.messages), name
     assert any("3 tables were read" in line and "LoanStats_2016Q1.csv (300)" in line for line in caplog.messages)
 

@@ -181,9 +181,9 @@ def _naming(name: str):
         what = "is encrypted" if "password" in str(error) else f"is compressed in a way that is not read ({error})"
         raise DataError(f"{name} {what}: unpack it and set data_path to the file or folder that comes out") from error
 
-# %% ../../nbs/core/containers.ipynb #c3e66a47
+# %% ../../nbs/core/containers.ipynb #3d134ebf
 def _check_columns(table: Table):
-    "Raise `DataError` if the table lacks a required column, `NotATable` if it has no columns of the schema."
+    "Raise `DataError` if the table lacks a required column, `NotATable` if it lacks most of them."
     given = [column for column, _ in table.given]
     if table.kind == "csv":
         with _opened(table.file, table.steps) as stream:
@@ -338,10 +338,10 @@ def _table_batches(table: Table, wanted: list[str], bar) -> Iterator[pa.RecordBa
     if table.kind != "csv" and not table.steps:
         bar.update(table.file.stat().st_size)
 
-# %% ../../nbs/core/containers.ipynb #501602c5
+# %% ../../nbs/core/containers.ipynb #770124ed
 _DATA_NAMES = (
-    ".csv", ".tsv", ".xlsx", ".xls", ".xlsb", ".ods", ".json", ".jsonl", ".sas7bdat", ".xpt", ".dta", ".sav", ".rds", ".rdata",
-    ".pkl", ".pickle", ".db", ".sqlite", ".h5", ".orc", ".avro", ".tar", ".tgz", ".7z", ".rar",
+    ".csv", ".tsv", ".parquet", ".feather", ".arrow", ".xlsx", ".xls", ".xlsb", ".ods", ".json", ".jsonl", ".sas7bdat", ".xpt",
+    ".dta", ".sav", ".rds", ".rdata", ".pkl", ".pickle", ".db", ".sqlite", ".h5", ".orc", ".avro", ".tar", ".tgz", ".7z", ".rar",
 )  # fmt: skip
 
 

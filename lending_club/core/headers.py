@@ -6,24 +6,27 @@
 __all__ = ['SEPARATORS', 'ABOVE_HEADER', 'known_names', 'renamed', 'Layout', 'split_fields', 'parse_header',
            'refuse_without_header', 'double_quotes']
 
-# %% ../../nbs/core/headers.ipynb #c208a959
+# %% ../../nbs/core/headers.ipynb #201a0f0a
 import csv
 import io
 import re
 from dataclasses import dataclass
 from .formats import DataError, NotATable
 from .schema import REQUIRED_IN_FILE
-from .spellings import canonical_name
+from .spellings import canonical_name, fold_letters
 from .text import nearest_name
 
-# %% ../../nbs/core/headers.ipynb #ef367326
+# %% ../../nbs/core/headers.ipynb #1b178feb
 def known_names(
     header: list[str],  # names as in the file
     name: str,  # the table's, for errors
     given=(),  # columns that the table has besides
 ) -> list[str | None]:  # names of the schema, None for other columns
-    "The schema's names of a table's columns. Raises `DataError` for one that is there twice or required and not there."
+    """The schema's names of a table's columns.
+
+    Raises `NotATable` for a table of something else, `DataError` for a column that is there twice or required and not there."""
     names = [canonical_name(column) for column in header]
+    _refuse_other_table(header, names, name, given)
     for i, column in enumerate(names):
         if column is not None and column in names[:i]:
             first = header[names.index(column)]
@@ -31,9 +34,28 @@ def known_names(
             raise DataError(f"{name} has the column {column!r} {both}: keep one of them")
     for column in REQUIRED_IN_FILE:
         if column not in names and column not in given:
-            others = [h for h, n in zip(header, names, strict=True) if n not in REQUIRED_IN_FILE]
-            raise DataError(f"{name} lacks the required column {column!r}.{nearest_name(column, others)}")
+            raise DataError(f"{name} lacks the required column {column!r}.{_nearest_unknown(column, header, names)}")
     return names
+
+
+_LEAST_REQUIRED = 3  # of the required columns, in a table of loans
+_REJECTED = "amountrequested"  # a column that only files of rejected applications have
+
+
+def _refuse_other_table(header: list[str], names: list[str | None], name: str, given):
+    if _REJECTED in map(fold_letters, header) and "loan_amnt" not in names:
+        raise NotATable(f"{name} holds rejected applications, which have no outcome: read the file of accepted loans")
+    lacking = [column for column in REQUIRED_IN_FILE if column not in names and column not in given]
+    if len(REQUIRED_IN_FILE) - len(lacking) < _LEAST_REQUIRED:
+        raise NotATable(
+            f"{name} is no table of loans: it lacks the required columns {', '.join(lacking)}."
+            + _nearest_unknown(lacking[0], header, names)
+        )
+
+
+def _nearest_unknown(column: str, header: list[str], names: list[str | None]) -> str:
+    "A hint at the nearest name in the header that the schema does not know; a known name means another column."
+    return nearest_name(column, [h for h, n in zip(header, names, strict=True) if n is None])
 
 
 def renamed(
@@ -87,7 +109,7 @@ _SUMMARY_BEFORE = re.compile(
     r'\W*(Total amount funded in policy code \d+: *\d+|Notes offered by Prospectus \([^)]*\))"?(?=["A-Za-z])'
 )
 
-# %% ../../nbs/core/headers.ipynb #6c962f3c
+# %% ../../nbs/core/headers.ipynb #f3ccdc32
 def refuse_without_header(
     lines: list[str],  # the first ones
     name: str,  # of the file, for errors
@@ -96,7 +118,7 @@ def refuse_without_header(
     first = next((line.strip("\r\n\ufeff") for line in lines if line.strip()), "")
     if any(parse_header(field) for line in lines if len(fields := split_fields(line, ",")) == 1 for field in fields):
         raise DataError(f"{name} has every line in quotation marks as a whole: write it again without the outer ones")
-    if "amount requested" in first.lower():
+    if _REJECTED in fold_letters(first):
         raise NotATable(f"{name} holds rejected applications, which have no outcome: read the file of accepted loans")
     if any(re.search(r"\b(36|60) months|Fully Paid|Charged Off", line) for line in lines):
         raise DataError(
