@@ -7,6 +7,7 @@ __all__ = ['log', 'ABSENT', 'LARGE_AMOUNTS', 'NEGLIGIBLE', 'TOLERATED', 'as_text
            'count_reading', 'number_column', 'category_column', 'month_column', 'check_readings']
 
 # %% ../../nbs/core/columns.ipynb #b37b8fa3
+import importlib
 import logging
 import math
 import numpy as np
@@ -27,6 +28,9 @@ from lending_club.core.spellings import (
 log = logging.getLogger(__name__)
 
 # %% ../../nbs/core/columns.ipynb #75e3f269
+importlib.import_module("pandas.core.arrays.arrow.extension_types")  # lets pyarrow know pandas' periods
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
@@ -49,6 +53,9 @@ def as_texts(
     name: str,  # of the column, for the error
 ) -> pa.Array:  # strings
     "A column of any type as texts. Raises `DataError` for a type that is none."
+    freq = getattr(values.type, "freq", None)
+    if freq not in (None, "M", "ME", "D"):
+        raise DataError(f"the column {name} is stored as pandas' periods of {freq}, which name no month: write it as text")
     values = _plain(values)
     if pa.types.is_string(values.type):
         return values
