@@ -207,6 +207,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'lending_club/core/containers.py'),
                                               'lending_club.core.containers._Counted.tell': ( 'core/containers.html#_counted.tell',
                                                                                               'lending_club/core/containers.py'),
+                                              'lending_club.core.containers._by_number': ( 'core/containers.html#_by_number',
+                                                                                           'lending_club/core/containers.py'),
                                               'lending_club.core.containers._check_columns': ( 'core/containers.html#_check_columns',
                                                                                                'lending_club/core/containers.py'),
                                               'lending_club.core.containers._files_below': ( 'core/containers.html#_files_below',

@@ -238,6 +238,15 @@ def test_the_same_loans_in_another_container(container, loans, wanted, tmp_path)
     assert hash_loans(read) == wanted
 
 
+def test_files_are_read_in_the_order_of_their_numbers(loans, wanted, tmp_path):
+    for i in range(12):
+        write(tmp_path / "q" / f"loans_{i + 1}.csv", as_csv(loans[i * ROWS // 12 : (i + 1) * ROWS // 12]))
+    assert hash_loans(read_loans(tmp_path / "q", "all")) == wanted
+    assert [table.file.name for table in find_tables(tmp_path / "q" / "*.csv")[0]] == [f"loans_{i}.csv" for i in range(1, 13)]
+    zipped(tmp_path / "l.zip", **{file.name: file.read_bytes() for file in sorted((tmp_path / "q").iterdir())})
+    assert hash_loans(read_loans(tmp_path / "l.zip", "all")) == wanted
+
+
 def test_line_ends_of_old_macs(loans, tmp_path):
     plain = loans.drop(columns="desc")
     file, old = write(tmp_path / "l.csv", as_csv(plain)), write(tmp_path / "old.csv", as_csv(plain).replace("\n", "\r"))

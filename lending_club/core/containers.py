@@ -6,7 +6,7 @@
 __all__ = ['log', 'MOST_FILES', 'is_passed_over', 'is_pattern', 'data_files', 'Table', 'folder_columns', 'without_copies',
            'find_tables', 'loan_batches']
 
-# %% ../../nbs/core/containers.ipynb #ecbae774
+# %% ../../nbs/core/containers.ipynb #ff4c385b
 import errno
 import glob
 import gzip
@@ -16,6 +16,7 @@ import lzma
 import os
 import pyarrow as pa
 import pyarrow.parquet
+import re
 import urllib.parse
 import zipfile
 import zlib
@@ -34,7 +35,7 @@ from .text import nearest_name
 # %% ../../nbs/core/containers.ipynb #b7bde89e
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/containers.ipynb #6bfd942c
+# %% ../../nbs/core/containers.ipynb #76d7d40b
 MOST_FILES = 20_000
 _LEFT_OVER = (".crc", ".bak", ".old", ".orig", ".swp", ".tmp", ".part", ".partial", ".crdownload", ".download", "~")
 
@@ -62,7 +63,12 @@ def _files_below(folder: Path) -> list[Path]:
         found += [Path(place, name) for name in names if not is_passed_over((below / name).as_posix())]
         if len(found) > MOST_FILES:
             raise DataError(f"{folder} holds more than {MOST_FILES} files: set data_path to a folder that holds only loans")
-    return sorted(found, key=lambda path: path.parts)
+    return sorted(found, key=_by_number)
+
+
+def _by_number(path: PurePosixPath | Path) -> list:
+    "A key that sorts `loans_2.csv` before `loans_10.csv`."
+    return [[int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)] for name in path.parts]
 
 
 def is_pattern(
@@ -80,7 +86,7 @@ def data_files(
     if is_pattern(path):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         files = {file for match in matches for file in (_files_below(match) if match.is_dir() else [match])}
-        files = sorted((file for file in files if not is_passed_over(file.name)), key=lambda file: file.parts)
+        files = sorted((file for file in files if not is_passed_over(file.name)), key=_by_number)
         if not files:
             raise DataError(f"no file matches {path}: check data_path (or --data)")
         return files
@@ -181,7 +187,7 @@ def _naming(name: str):
         what = "is encrypted" if "password" in str(error) else f"is compressed in a way that is not read ({error})"
         raise DataError(f"{name} {what}: unpack it and set data_path to the file or folder that comes out") from error
 
-# %% ../../nbs/core/containers.ipynb #3d134ebf
+# %% ../../nbs/core/containers.ipynb #cfc773d5
 def _check_columns(table: Table):
     "Raise `DataError` if the table lacks a required column, `NotATable` if it lacks most of them."
     given = [column for column, _ in table.given]
@@ -196,7 +202,8 @@ def _check_columns(table: Table):
 def _members(archive: zipfile.ZipFile, name: str) -> list[str]:
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     refuse_document(names, name)
-    return sorted(member for member in names if not is_passed_over(member))
+    members = [member for member in names if not is_passed_over(member)]
+    return sorted(members, key=lambda member: _by_number(PurePosixPath(member)))
 
 
 def _tables_in(table: Table, passed: list[str]) -> Iterator[Table]:
