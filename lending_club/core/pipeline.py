@@ -168,7 +168,7 @@ def _notebook_error(error) -> str:
     message = fold_spaces(error.evalue)
     return message if error.ename in own_errors() else f"{error.ename}: {message}"
 
-# %% ../../nbs/core/pipeline.ipynb #456e9ff2
+# %% ../../nbs/core/pipeline.ipynb #91b07502
 def _own_parameters(notebook: Path, parameters: dict) -> dict:
     "Those of the parameters that the stage's notebook has."
     import papermill
@@ -177,11 +177,14 @@ def _own_parameters(notebook: Path, parameters: dict) -> dict:
     return {name: value for name, value in parameters.items() if name in known}
 
 
-def _transport(sockets: Path | None) -> Config:
+_QUIET = {"NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}}  # a kernel that ends is sent an interrupt
+
+
+def _kernel_config(sockets: Path | None) -> Config:
     "How a kernel and papermill talk: through sockets that only this user can open; through ports where there can be none."
     if sockets is None:
-        return Config()
-    return Config({"KernelManager": {"transport": "ipc", "connection_file": str(sockets / "kernel.json")}})
+        return Config(_QUIET)
+    return Config(_QUIET | {"KernelManager": {"transport": "ipc", "connection_file": str(sockets / "kernel.json")}})
 
 
 def run_stage(
@@ -201,7 +204,7 @@ def run_stage(
     try:
         with kernel_folders(settings) as (temporary, sockets), environment(**kernel_environment(settings, temporary)):
             papermill.execute_notebook(
-                source, target, parameters, cwd=settings.root, kernel_name="python3", config=_transport(sockets),
+                source, target, parameters, cwd=settings.root, kernel_name="python3", config=_kernel_config(sockets),
                 progress_bar=False, stderr_file=sys.stderr,
             )  # fmt: skip
     except PapermillExecutionError as error:
