@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import time
 import tracemalloc
 
 import pytest
@@ -178,9 +177,6 @@ def test_at_most_a_thousand_errors_are_built(scorer, partial):
     finally:
         tracemalloc.stop()
     assert len(errors) == MAX_ERRORS and highest < 30e6
-    start = time.process_time()
-    refused_by(gate, scorer, batch, partial)
-    assert time.process_time() - start < 0.5
 
 
 def refused_by(gate, scorer, batch, partial: bool) -> list[dict]:
