@@ -33,13 +33,13 @@ run: $(STAMP)  ## raw loans to a registered candidate; the first one is promoted
 
 test: $(STAMP)  ## every notebook and every test but the slow ones
 	$(BIN)/nbdev_test --do-print
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not stack'
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile -m 'not slow and not stack'
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow'
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile -m 'slow'
 
 test-stack: $(STAMP)  ## the stack built, used, broken and restored, where a container engine answers
-	$(BIN)/python -m pytest -m stack -s
+	$(BIN)/python -m pytest -rs -m stack -s
 
 lint: $(STAMP)  ## ruff over notebooks and code
 	$(BIN)/ruff check .
