@@ -179,6 +179,22 @@ CONTAINERS = {
         folder / "l.csv",
         joined(as_csv(thirds(loans)[0]), as_csv(other_order(thirds(loans)[1])), as_csv(thirds(loans)[2], sep=";")),
     ),
+    "joined, other cases": lambda loans, folder: write(
+        folder / "l.csv",
+        joined(
+            as_csv(thirds(loans)[0]),
+            as_csv(other_order(thirds(loans)[1]).rename(columns=str.upper)),
+            as_csv(other_order(thirds(loans)[2]).rename(columns=lambda name: name.replace("_", " ").title())),
+        ),
+    ),
+    "joined, aliases": lambda loans, folder: write(
+        folder / "l.csv",
+        joined(
+            as_csv(thirds(loans)[0].rename(columns=str.upper)),
+            as_csv(other_order(thirds(loans)[1])),
+            as_csv(other_order(thirds(loans)[2]).rename(columns={"loan_amnt": "Loan Amount"})),
+        ),
+    ),
     "joined gz": lambda loans, folder: write(
         folder / "l.csv.gz", b"".join(gzip.compress(as_csv(p).encode()) for p in thirds(loans))
     ),
@@ -323,6 +339,9 @@ REFUSED = {
     "short line before a header": (
         lambda: small() + "1,2,3\n" + small(), ["line 42 has 3 fields", "correct or delete"],
     ),
+    "a second header without amount": (
+        lambda: small() + small().replace("loan_amnt", "amount", 1), ["lacks the required column 'loan_amnt'"],
+    ),
     "cut in the second of two": (lambda: small() + SUMMARY + small().rstrip("\n")[:-30], ["line 86 has", CUT]),
     "cut parquet": (lambda: draw(40).loans.to_parquet()[:-300], ["Parquet file that is cut off or damaged", "download or write"]),
     "zeros at the end": (lambda: small().encode() + bytes(1000), ["line 42 has 1 fields", CUT]),
@@ -434,7 +453,7 @@ def test_a_wrong_file_is_refused_before_the_first_stage(project):
     write(project / "loans.xlsx", workbook("xl/workbook.xml"))
     with pytest.raises(DataError, match="is an Excel workbook"):
         run_pipeline(load_settings(data_path="loans.xlsx"))
-    assert not (project / "var" / "notebooks").exists()
+    assert not (project / "var" / "runs").exists()
 
 
 def test_real_loans_in_a_folder(real_data, tmp_path):

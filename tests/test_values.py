@@ -105,3 +105,33 @@ def test_periods_are_read_by_a_process_that_has_made_none(plain, tmp_path):
     command = [sys.executable, "-c", code, tmp_path / "loans.parquet"]
     done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
     assert done.stdout.strip() == plain["issue_d"].iloc[0], done.stderr[-1_000:]
+
+
+UNITS = {
+    "thousands": ("annual_inc", 0.001), "cents": ("revol_bal", 100),
+    "fractions": ("revol_util", 0.01), "basis points": ("dti", 100),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize("place", ["folder", "joined"])
+def test_one_file_of_many_in_another_unit_is_refused(plain, tmp_path, kind, place):
+    name, factor = UNITS[kind]
+    quarters = [plain[i : i + ROWS // 8].reset_index(drop=True) for i in range(0, ROWS, ROWS // 8)]
+    quarters[1] = some(quarters[1], name, lambda text: repr(float(text) * factor), 1)
+    for i, quarter in enumerate(quarters):
+        write(quarter, tmp_path).rename(tmp_path / f"part{i}.csv")
+    file = tmp_path
+    if place == "joined":
+        text = "".join(part.read_text() for part in sorted(tmp_path.iterdir()))
+        file = tmp_path / "joined.csv"
+        file.write_text(text)
+    with pytest.raises(DataError, match=f"loans 126 to 250 of 1,000: .*{name}"):
+        read_loans(file)
+
+
+def test_a_file_that_is_sorted_by_amounts_is_read(tmp_path):
+    "The first batch has small amounts only, and they are right."
+    loans = draw(30_000).loans.sort_values("revol_bal")
+    loans.to_parquet(tmp_path / "loans.parquet", row_group_size=500)
+    assert len(read_loans(tmp_path / "loans.parquet")) == len(loans)

@@ -291,7 +291,7 @@ def find_tables(
         raise DataError(f"{path} holds no table of loans; {'; '.join(passed[:3]) or 'it is empty'}{more}")
     return (found if len(found) == 1 else without_copies(found, passed)), passed
 
-# %% ../../nbs/core/containers.ipynb #5012e649
+# %% ../../nbs/core/containers.ipynb #27ac756f
 @contextmanager
 def _stored(table: Table):
     "Yields the column names, the number of rows, and a function (columns) -> batches of a Parquet or Arrow file."
@@ -308,7 +308,14 @@ def _stored(table: Table):
                 file = stack.enter_context(pa.ipc.open_file(source))
                 places = range(file.num_record_batches)
                 yield file.schema.names, None, lambda columns: (file.get_batch(i).select(columns) for i in places)
+        except MemoryError:
+            raise
+        except pa.ArrowNotImplementedError as error:
+            what = f"{table.name} is a {table.kind.capitalize()} file of a kind that is not read ({error})"
+            raise DataError(f"{what}: write it again with pandas (to_parquet, to_feather)") from error
         except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) not in (None, errno.EINVAL):
+                raise DataError(f"{table.name} cannot be read: {error.strerror}") from error
             what = f"{table.name} is a {table.kind.capitalize()} file that is cut off or damaged"
             raise DataError(f"{what} ({error}): download or write it again") from error
 

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['log', 'wanted_columns', 'read_loans', 'reading_table']
 
-# %% ../../nbs/core/data.ipynb #6072e616
+# %% ../../nbs/core/data.ipynb #ad65fbe2
 import json
 import logging
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from .containers import loan_batches
 from lending_club.core.columns import (
@@ -89,7 +90,7 @@ def wanted_columns(
     wanted = {*REQUIRED_IN_FILE, *columns}
     return [column.name for column in COLUMNS if column.name in wanted]
 
-# %% ../../nbs/core/data.ipynb #75de8cea
+# %% ../../nbs/core/data.ipynb #d5485142
 def read_loans(
     path: str | Path,  # a file, a folder, or a pattern such as `data/*.csv`
     columns: str | list[str] | None = None,  # names of raw columns to read; "all"; None: what the pipeline needs
@@ -105,7 +106,8 @@ def read_loans(
     for batch in loan_batches(path, wanted):
         typed.append(_convert(batch))
         rows += len(batch)
-    kept = sum(len(columns["loan_amnt"]) for columns in typed)
+    ends = list(accumulate(len(columns["loan_amnt"]) for columns in typed))
+    kept = ends[-1] if ends else 0
     if not kept:
         raise DataError(f"{path} has a header but no loans")
     if kept < rows:
@@ -113,7 +115,7 @@ def read_loans(
     _add_partly_absent(typed)
     loans, readings = _type_columns(typed)
     check_readings(readings, path.name)
-    check_ranges(loans, path.name)
+    check_ranges(loans, path.name, ends)
     loans = _add_absent(loans, wanted, path.name)
     loans.attrs["readings"] = json.dumps([asdict(reading) for reading in readings])
     return loans

@@ -25,7 +25,7 @@ from .spellings import canonical_name
 # %% ../../nbs/core/delimited.ipynb #b7bde89e
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/delimited.ipynb #6cf1b71d
+# %% ../../nbs/core/delimited.ipynb #34baa686
 _CHUNK = 8 << 20  # bytes that the parser asks for at a time
 
 
@@ -44,6 +44,10 @@ def count_lines(
         apart = np.flatnonzero(ends[2:] & ends[:-2])
         blank += int(np.count_nonzero(codes[first + apart + 1] == ord("\r")))
     return count - above + (block[-1:] not in (b"\n", b"")), blank - above // 2
+
+
+# what every header has and hardly any loan: the name of the amount, or of the status, up to a separator; in lower case
+_IN_HEADER = re.compile(rb"""loan(?:[^\w\n]|_)*(?:am(?:ou)?nt|status)\s*["',;\t|\n]""")
 
 
 class TextSections:
@@ -98,20 +102,14 @@ class TextSections:
 
     def _header_in(self, block: bytes) -> int:
         "Where the first header in `block` begins, and `waiting` is set to it; -1 where there is none."
-        found = {}
-        for spelling in {b"loan_amnt", self.spelling}:
-            at = block.find(spelling)
-            while at >= 0:
-                begin, end = block.rfind(b"\n", 0, at) + 1, block.find(b"\n", at)
-                end = len(block) if end < 0 else end
-                layout = parse_header(block[begin:end].decode())
-                if layout:
-                    found[begin] = layout
-                    break
-                at = block.find(spelling, end)
-        begin = min(found, default=-1)
-        self.waiting = found.get(begin)
-        return begin
+        lower, end = block.lower(), 0
+        while match := _IN_HEADER.search(lower, end):
+            begin, end = block.rfind(b"\n", 0, match.start()) + 1, block.find(b"\n", match.end())
+            end = len(block) if end < 0 else end
+            self.waiting = parse_header(block[begin:end].decode())
+            if self.waiting:
+                return begin
+        return -1
 
     def read(self, size: int = _CHUNK) -> bytes:
         "The section's next lines; empty at its end."
@@ -135,8 +133,6 @@ class TextSections:
             self.layout = self._first_header()
         else:
             return None
-        amounts = [name for name in self.layout.header if canonical_name(name) == "loan_amnt"]
-        self.spelling = (amounts or ["loan_amnt"])[0].encode()
         return self.layout
 
     def _first_header(self) -> Layout:
