@@ -402,6 +402,18 @@ def test_what_is_passed_over_is_in_the_log(loans, tmp_path, caplog):
                  "unemployment.parquet is no table"):  # fmt: skip
         assert any("passed over: " in line and name in line for line in caplog.messages), name
     assert any("3 tables were read" in line and "LoanStats_2016Q1.csv (300)" in line for line in caplog.messages)
+    assert not any("left out by its name" in line for line in caplog.messages)
+
+
+def test_loans_that_a_name_leaves_out_are_named_and_can_be_asked_for(loans, tmp_path, caplog):
+    for name in ("a.csv", "_b.csv", "b.csv.old"):
+        write(tmp_path / name, as_csv(loans))
+    assert len(read_loans(tmp_path)) == len(loans)
+    for name in ("_b.csv", "b.csv.old"):
+        assert any(f"{name} is left out by its name" in line for line in caplog.messages), name
+    for pattern in ("_*.csv", "*.old"):
+        assert len(read_loans(tmp_path / pattern)) == len(loans)
+    assert len(read_loans(zipped(tmp_path / "l.zip", **{"_l.csv": as_csv(loans)}))) == len(loans)
 
 
 def test_other_names_are_in_the_log(loans, tmp_path, caplog):

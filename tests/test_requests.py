@@ -110,13 +110,51 @@ def test_other_spellings_mean_what_they_mean_in_a_file(name, sent, read):
         assert value == read or (read is None and value != value)
 
 
-@pytest.mark.parametrize("value", ["12/1/2015", "15-12", "Dec-1899", "Jan-2100", "2015", "soon", "Dec-75", "x" * 101])
+NO_CENTURY = "no possible year ends in these two digits: send the year with four"
+NO_MONTH = {
+    "12/1/2015": "not certain which of two numbers is the month: send it as Dec-2011 or 2011-12",
+    "Dec-75": NO_CENTURY, "Dec-06": NO_CENTURY,
+} | dict.fromkeys(["15-12", "Dec-1899", "Jan-2100", "2015", "soon", "x" * 101], "not a month")  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_MONTH)
 def test_what_is_no_month(value):
     assert errors(issue_d=value)["issue_d"] == {
         "value": value[:100],
-        "message": "not a month",
+        "message": NO_MONTH[value],
         "allowed": "a month written like Dec-2015",
     }
+
+
+@pytest.mark.parametrize("value", [201512, 201512.0, "201512"])
+def test_a_month_as_a_whole_number(value):
+    assert read_application(body(SMALLEST | {"issue_d": value})).text("issue_d").tolist() == ["Dec-2015"]
+    assert "issue_d" in errors(issue_d=201513)
+
+
+DATES = {"month first": "{1}/1/{0}", "day first": "1/{1}/{0}", "two digits": "{1:02}/01/{2:02}"}
+
+
+@pytest.mark.parametrize("spelling", DATES)
+def test_applications_together_tell_the_order_of_day_and_month(spelling):
+    "As the dates of a file do."
+    dates = [(2011, 12), (2012, 11), (2010, 4), (2015, 1), (2015, 1)]
+    rows = [SMALLEST | {"issue_d": DATES[spelling].format(year, month, year % 100)} for year, month in dates]
+    wanted = ["Dec-2011", "Nov-2012", "Apr-2010", "Jan-2015", "Jan-2015"]
+    assert read_json_batch(body(*rows), 10).table.text("issue_d").tolist() == wanted
+    assert csv_table(*rows).text("issue_d").tolist() == wanted
+    both = [row | {"issue_d": None, "earliest_cr_line": row["issue_d"]} for row in rows[:2]] + rows[2:3]
+    assert csv_table(*both).text("earliest_cr_line").tolist() == [*wanted[:2], None]
+    assert csv_table(*both).text("issue_d").tolist() == [None, None, wanted[2]]
+    for too_few in (rows[:1], rows[:2]):
+        error = refused(read_json_batch, json.dumps(too_few).encode(), 10)
+        assert {each["field"] for each in error.errors} == {"issue_d"} and len(error.errors) == len(too_few)
+
+
+def test_dates_that_contradict_each_other_tell_nothing():
+    rows = [SMALLEST | {"issue_d": date} for date in ("12/1/2011", "11/1/2011", "1/4/2010", "13/2/2011", "2/13/2012")]
+    error = refused(read_json_batch, body(*rows), 10)
+    assert [each["index"] for each in error.errors] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("missing", ["", "nan", "NA", "NULL", r"\N", " "])
@@ -146,7 +184,7 @@ def test_a_year_of_two_digits_is_before_the_loan():
     assert read_json_batch(body(*rows), 10).table.text("earliest_cr_line").tolist() == ["Dec-1940"] * 3
     rows = [SMALLEST | {"issue_d": issued, "earliest_cr_line": "Jun-14"} for issued in ("Dec-2015", None)]
     assert read_json_batch(body(*rows), 10).table.text("earliest_cr_line").tolist() == ["Jun-2014"] * 2
-    assert errors(issue_d="Dec-2010", earliest_cr_line="Jun-14")["earliest_cr_line"]["message"] == "not a month"
+    assert errors(issue_d="Dec-2010", earliest_cr_line="Jun-14")["earliest_cr_line"]["message"] == NO_CENTURY
 
 
 @pytest.mark.parametrize(
@@ -338,6 +376,8 @@ def test_names_that_nobody_knows():
 def test_a_name_that_occurs_twice(text):
     error = refused(read_application, text.encode())
     assert error.status == 400 and "occurs twice in one object: send each field once" in str(error)
+    error = refused(read_json_batch, f"[{json.dumps(SMALLEST)}, {text}]".encode(), 10)
+    assert error.status == 400 and str(error).startswith("application 1 of the batch, counted from 0: the name ")
 
 
 def test_colons_in_texts_are_no_fields():

@@ -9,7 +9,7 @@ import pytest
 from conftest import clean_environment
 from test_layouts import cleaned, european, stamp, thousands, write
 
-from lending_club.core.data import DataError, read_loans
+from lending_club.core.data import DataError, read_loans, reading_table
 from lending_club.core.loans import hash_loans
 from lending_club.core.sample import draw
 from lending_club.core.schema import COLUMNS
@@ -90,6 +90,15 @@ def test_an_id_in_another_spelling_is_the_same_loan(plain, tmp_path, spelling):
     raw = read_loans(write(pd.concat([numbered, again], ignore_index=True), tmp_path))
     assert raw["id"].nunique() == ROWS
     assert len(cleaned(tmp_path / "loans.csv")) == len(cleaned(write(numbered, tmp_path)))
+
+
+def test_a_percent_sign_alone_is_no_rate(plain, tmp_path):
+    "As in the service."
+    marked = plain.assign(dti=["%", " 12.5 % ", "NA", " 8%", *plain["dti"][4:]])
+    raw = read_loans(write(marked, tmp_path))
+    assert raw["dti"].iloc[[1, 3]].tolist() == [12.5, 8.0] and raw["dti"].iloc[[0, 2]].isna().all()
+    reading = reading_table(raw.attrs["readings"]).loc["dti"]
+    assert (reading["unread"], reading["filled"] - reading["read"]) == ("%", 1)
 
 
 def test_blank_ids_are_no_ids(plain, tmp_path):

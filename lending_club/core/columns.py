@@ -84,7 +84,7 @@ def encode_texts(
     dictionary = pa.array([text for text, gone in zip(distinct, missing, strict=True) if not gone], pa.string())
     return pa.DictionaryArray.from_arrays(kept, dictionary)
 
-# %% ../../nbs/core/columns.ipynb #ef9a9792
+# %% ../../nbs/core/columns.ipynb #a9e6c3bb
 ABSENT = pa.array(  # what a missing value is written as, for Arrow
     sorted({spelling for text in MISSING_TEXTS for spelling in (text, text.upper(), text.capitalize(), "NaN", "NaT", "<NA>")})
 )
@@ -128,8 +128,10 @@ def number_batch(
     try:
         return values.cast(pa.float64())  # no copy of the text in the usual case
     except pa.ArrowInvalid:
-        trimmed = pc.utf8_trim(values, " \t\u00a0%" if column.unit == "%" else " \t\u00a0")
+        trimmed = pc.utf8_trim(values, " \t\u00a0")
         trimmed = pc.if_else(pc.is_in(trimmed, value_set=ABSENT.cast(trimmed.type)), None, trimmed)
+        if column.unit == "%":
+            trimmed = pc.utf8_rtrim(trimmed, " \t\u00a0%")
     try:
         return trimmed.cast(pa.float64())
     except pa.ArrowInvalid:

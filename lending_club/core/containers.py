@@ -35,8 +35,12 @@ from .text import nearest_name
 # %% ../../nbs/core/containers.ipynb #b7bde89e
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/containers.ipynb #76d7d40b
+# %% ../../nbs/core/containers.ipynb #caf0d3d5
 MOST_FILES = 20_000
+_DATA_NAMES = (
+    ".csv", ".tsv", ".parquet", ".feather", ".arrow", ".xlsx", ".xls", ".xlsb", ".ods", ".json", ".jsonl", ".sas7bdat", ".xpt",
+    ".dta", ".sav", ".rds", ".rdata", ".pkl", ".pickle", ".db", ".sqlite", ".h5", ".orc", ".avro", ".tar", ".tgz", ".7z", ".rar",
+)  # fmt: skip
 _LEFT_OVER = (".crc", ".bak", ".old", ".orig", ".swp", ".tmp", ".part", ".partial", ".crdownload", ".download", "~")
 
 
@@ -86,7 +90,7 @@ def data_files(
     if is_pattern(path):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         files = {file for match in matches for file in (_files_below(match) if match.is_dir() else [match])}
-        files = sorted((file for file in files if not is_passed_over(file.name)), key=_by_number)
+        files = sorted([file for file in files if not is_passed_over(file.name)] or files, key=_by_number)
         if not files:
             raise DataError(f"no file matches {path}: check data_path (or --data)")
         return files
@@ -187,7 +191,7 @@ def _naming(name: str):
         what = "is encrypted" if "password" in str(error) else f"is compressed in a way that is not read ({error})"
         raise DataError(f"{name} {what}: unpack it and set data_path to the file or folder that comes out") from error
 
-# %% ../../nbs/core/containers.ipynb #cfc773d5
+# %% ../../nbs/core/containers.ipynb #07444197
 def _check_columns(table: Table):
     "Raise `DataError` if the table lacks a required column, `NotATable` if it lacks most of them."
     given = [column for column, _ in table.given]
@@ -202,7 +206,7 @@ def _check_columns(table: Table):
 def _members(archive: zipfile.ZipFile, name: str) -> list[str]:
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     refuse_document(names, name)
-    members = [member for member in names if not is_passed_over(member)]
+    members = [member for member in names if not is_passed_over(member)] or names
     return sorted(members, key=lambda member: _by_number(PurePosixPath(member)))
 
 
@@ -273,7 +277,7 @@ def without_copies(
             kept.append(table)
     return kept
 
-# %% ../../nbs/core/containers.ipynb #22311f45
+# %% ../../nbs/core/containers.ipynb #b6b6f347
 def find_tables(
     path: str | Path,  # a file, a folder, or a pattern such as `data/*.csv`
 ) -> tuple[list[Table], list[str]]:  # the tables in the order of their names; what was passed over, and why
@@ -289,7 +293,15 @@ def find_tables(
     if not found:
         more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
         raise DataError(f"{path} holds no table of loans; {'; '.join(passed[:3]) or 'it is empty'}{more}")
+    passed += [f"{file} is left out by its name: rename it if it holds loans" for file in _left_out(path)]
     return (found if len(found) == 1 else without_copies(found, passed)), passed
+
+
+def _left_out(folder: Path) -> list[Path]:
+    "Files at the top of a folder that look like data and are not read because of their names."
+    names = [file.name for file in folder.iterdir() if is_passed_over(file.name)] if folder.is_dir() else []
+    names = [name for name in names if not name.startswith((".", "~$"))]
+    return sorted(folder / name for name in names if any(suffix in name.lower() for suffix in _DATA_NAMES))
 
 # %% ../../nbs/core/containers.ipynb #27ac756f
 @contextmanager
@@ -352,13 +364,7 @@ def _table_batches(table: Table, wanted: list[str], bar) -> Iterator[pa.RecordBa
     if table.kind != "csv" and not table.steps:
         bar.update(table.file.stat().st_size)
 
-# %% ../../nbs/core/containers.ipynb #770124ed
-_DATA_NAMES = (
-    ".csv", ".tsv", ".parquet", ".feather", ".arrow", ".xlsx", ".xls", ".xlsb", ".ods", ".json", ".jsonl", ".sas7bdat", ".xpt",
-    ".dta", ".sav", ".rds", ".rdata", ".pkl", ".pickle", ".db", ".sqlite", ".h5", ".orc", ".avro", ".tar", ".tgz", ".7z", ".rar",
-)  # fmt: skip
-
-
+# %% ../../nbs/core/containers.ipynb #197daf0e
 def _tell_passed(passed: list[str]):
     "One line in the log for each file that was passed over; a warning where it may have been meant as data."
     for line in passed:

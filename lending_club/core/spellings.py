@@ -91,15 +91,16 @@ def _employment(text: str) -> str | None:
     years = int(float(words))
     return "< 1 year" if years == 0 else "10+ years" if years >= 10 else "1 year" if years == 1 else f"{years} years"
 
-# %% ../../nbs/core/spellings.ipynb #11310018
+# %% ../../nbs/core/spellings.ipynb #9bd8b539
 def canonical(
     column: Column,  # of kind `category`, `month` or `text`
     text: str,  # not a missing one, see `is_missing_text`
     latest: float | None = None,  # latest possible month, for years of two digits, months since year 0; None: this month
+    day_first: bool | None = None,  # whether the day stands before the month in `1/12/2011`; None: not known
 ) -> str | None:  # None where it has no certain meaning; a text of kind `text` as it is
     "The public file's spelling of a category or a month."
     if column.kind == "month":
-        return canonical_month(column, text, latest)
+        return canonical_month(column, text, latest, day_first)
     if text in column.values or not column.values:
         return text
     if column.name in _OWN_READERS:

@@ -7,7 +7,7 @@ __all__ = ['MAX_TEXT', 'MAX_SPELLING', 'ID_MINIMUM', 'ID_MAXIMUM', 'RULES', 'FIE
            'field_rule', 'Reason', 'read_number', 'read_text', 'read_id', 'check_texts', 'check_columns', 'Hints',
            'explain', 'explain_unknown', 'unknown_name']
 
-# %% ../../nbs/serving/checker.ipynb #cd13ec18
+# %% ../../nbs/serving/checker.ipynb #c2b4242f
 import math
 import numpy as np
 import re
@@ -20,6 +20,7 @@ from itertools import repeat
 from ..core.applications import ApplicationTable, NUMBER_FIELDS, ROWS, TEXT_FIELDS
 from ..core.months import month_spellings, month_today
 from ..core.schema import BY_NAME, COLUMNS, Column, REQUIRED_IN_APPLICATION
+from ..core.dates import order_of_days, what_is_unsure
 from ..core.spellings import canonical, canonical_name, comma_meaning, is_missing_text, parse_number_text
 from ..core.text import nearest_name
 
@@ -64,7 +65,7 @@ def field_rule(
 RULES = {column.name: field_rule(column) for column in COLUMNS if column.at_origination}
 FIELDS = tuple(RULES)  # names of an application's fields
 
-# %% ../../nbs/serving/checker.ipynb #a573645d
+# %% ../../nbs/serving/checker.ipynb #92460cd5
 class Reason(IntEnum):
     "Why a value cannot be used."
 
@@ -79,6 +80,8 @@ class Reason(IntEnum):
     NOT_AN_ID = 9
     AFTER_ISSUE = 10
     AFTER_TODAY = 11
+    ORDER_UNKNOWN = 12
+    NO_CENTURY = 13
 
 
 _MESSAGES = {
@@ -93,6 +96,8 @@ _MESSAGES = {
     Reason.NOT_AN_ID: "Input should be a text or a whole number",
     Reason.AFTER_ISSUE: "later than issue_d: a credit line of the report was opened before the loan was issued",
     Reason.AFTER_TODAY: "later than the present month, which stands in for the absent issue_d",
+    Reason.ORDER_UNKNOWN: "not certain which of two numbers is the month: send it as Dec-2011 or 2011-12",
+    Reason.NO_CENTURY: "no possible year ends in these two digits: send the year with four",
 }
 
 
@@ -128,12 +133,13 @@ def read_text(
     rule: FieldRule,  # of a category or a month
     value: Any,
     latest: float | None = None,  # latest month that a year of two digits may mean, months since year 0; None: this month
+    day_first: bool | None = None,  # whether the day stands before the month in `1/12/2011`; None: not known
 ) -> "str | None | Reason":
     "The value in the raw file's spelling, None where it is missing; or why it cannot be used."
     if value is None:
         return None
-    if rule.kind == "category" and type(value) in (int, float) and 0 <= value < 1_000 and value == int(value):
-        value = str(int(value))  # a term of 36, an employment of 5 years
+    if type(value) in (int, float) and rule.kind in _WHOLE and value in _WHOLE[rule.kind]:
+        value = str(int(value))  # a term of 36, an employment of 5 years, a month as 201512
     if not isinstance(value, str):
         return Reason.NOT_A_TEXT
     spelling = rule.spellings.get(value)
@@ -141,8 +147,14 @@ def read_text(
         column = BY_NAME[rule.name]
         if is_missing_text(value, column):
             return None
-        spelling = canonical(column, value, latest)
+        spelling = canonical(column, value, latest, day_first)
+        if spelling is None and rule.kind == "month":
+            return _MONTH_REASONS[what_is_unsure(value)]
     return spelling or (Reason.NOT_A_MONTH if rule.kind == "month" else Reason.UNKNOWN_VALUE)
+
+
+_WHOLE = {"category": range(1_000), "month": range(1900_01, 2099_13)}  # whole numbers that stand for a text
+_MONTH_REASONS = {"": Reason.NOT_A_MONTH, "order": Reason.ORDER_UNKNOWN, "century": Reason.NO_CENTURY}
 
 
 def read_id(value: Any) -> "str | int | Reason":
@@ -157,7 +169,7 @@ def read_id(value: Any) -> "str | int | Reason":
         return value
     return Reason.TOO_SMALL if value < 0 else Reason.TOO_LARGE
 
-# %% ../../nbs/serving/checker.ipynb #f69424eb
+# %% ../../nbs/serving/checker.ipynb #9822297f
 _NUMBER_TYPES, _TEXT_TYPES = {int, float, type(None)}, {str, type(None)}
 
 
@@ -178,15 +190,16 @@ def _read_texts(
     rule: FieldRule,  # of a category, a month or the id
     values: Sequence,
     latest: Sequence[float] | None = None,  # latest possible month of each value
+    day_first: bool | None = None,  # in months, see `read_text`
 ) -> tuple[Sequence, dict[int, Reason]]:
     "A column in the raw file's spelling, and the reason for each place that cannot be used."
     if rule.kind == "id":
         read = [None if value is None else read_id(value) for value in values]
     elif set(map(type, values)) <= _TEXT_TYPES:  # of other types, True would pass for 1
         pairs = list(zip(values, repeat(None) if latest is None else latest, strict=latest is not None))
-        read = list(map({pair: read_text(rule, *pair) for pair in set(pairs)}.get, pairs))
+        read = list(map({pair: read_text(rule, *pair, day_first) for pair in set(pairs)}.get, pairs))
     else:
-        read = list(map(read_text, repeat(rule), values, repeat(None) if latest is None else latest))
+        read = list(map(read_text, repeat(rule), values, repeat(None) if latest is None else latest, repeat(day_first)))
     reasons = {place: value for place, value in enumerate(read) if type(value) is Reason}
     for place in reasons:
         read[place] = None
@@ -247,12 +260,19 @@ def _late_lines(read: Mapping[str, Sequence], name: str, n: int) -> dict[int, Re
     late = [place for place, (line, issue) in enumerate(zip(opened, latest, strict=True)) if line > issue]
     return {place: Reason.AFTER_TODAY if issued[place] is None else Reason.AFTER_ISSUE for place in late}
 
-# %% ../../nbs/serving/checker.ipynb #0b870f74
+# %% ../../nbs/serving/checker.ipynb #74fb7c5c
 _LOW, _HIGH = np.array([(RULES[name].minimum, RULES[name].maximum) for name in NUMBER_FIELDS], dtype=float).T[:, :, None]
 _REQUIRED_NUMBERS = [name for name in NUMBER_FIELDS if RULES[name].required]
 _REQUIRED = np.array([ROWS[name] for name in _REQUIRED_NUMBERS])
+_MONTHS = [name for name in TEXT_FIELDS if RULES[name].kind == "month"]
 _IGNORED = frozenset(name for name, rule in RULES.items() if rule.kind == "ignored")
 _REQUIRED_TEXTS = [name for name in TEXT_FIELDS if RULES[name].required]
+
+
+def _order_of_days(texts: Mapping[str, Sequence]) -> bool | None:
+    "Whether the day stands before the month in the dates of applications that were sent together; None: not known."
+    dates = {value for name in _MONTHS for value in texts.get(name, ()) if type(value) is str and len(value) <= MAX_SPELLING}
+    return order_of_days(dates)
 
 
 def check_texts(
@@ -267,7 +287,8 @@ def check_texts(
         rule, read[name] = RULES[name], values
         if not _fit_as_they_are(rule, values):
             latest = _issue_months(read, n) if name in CREDIT_LINES else None
-            read[name], wrong = _read_texts(rule, values, latest)
+            day_first = _order_of_days(texts) if rule.kind == "month" and n > 1 else None
+            read[name], wrong = _read_texts(rule, values, latest, day_first)
             if wrong:
                 reasons[name] = wrong
     for name in CREDIT_LINES:

@@ -12,7 +12,7 @@ from ..core.applications import ApplicationTable
 from .consistency import contradictions, count_contradictions
 from .refusals import Batch, MAX_ERRORS, RequestError, select_rows
 
-# %% ../../nbs/serving/gate.ipynb #25041af5
+# %% ../../nbs/serving/gate.ipynb #015ace91
 class Gate:
     "What is refused, referred or named of applications with usable fields."
 
@@ -83,13 +83,13 @@ class Gate:
         total = table.n + len(batch.refused)
         places = np.delete(np.arange(total), list(batch.refused))[rows].tolist()
         listed = self._errors(scorer, table, rows, counts, MAX_ERRORS - batch.listed)
-        listed = [[{"index": place, **error} for error in own] for place, own in zip(places, listed, strict=True)]
+        listed = [[{**batch.where(place), **error} for error in own] for place, own in zip(places, listed, strict=True)]
         if not partial:
             raise RequestError(422, f"{len(rows)} of {total} applications are refused", [e for own in listed for e in own])
         ids = table.ids()
         each = zip(places, counts[rows].tolist(), listed, rows.tolist(), strict=True)
         refused = {place: _refusal(count, errors, ids[row]) for place, count, errors, row in each}
-        return Batch(select_rows(table, np.flatnonzero(counts == 0).tolist()), batch.refused | refused)
+        return Batch(select_rows(table, np.flatnonzero(counts == 0).tolist()), batch.refused | refused, batch.lines)
 
     def _errors(
         self,

@@ -127,17 +127,25 @@ def check_values(
     table, reasons = check_columns(values, n)
     return Checked(table, reasons, values, unknown)
 
-# %% ../../nbs/serving/refusals.ipynb #61f6b235
+# %% ../../nbs/serving/refusals.ipynb #3d554c34
 class Batch(NamedTuple):
     "Applications that can be answered, and those that cannot."
 
     table: ApplicationTable  # of the usable applications, in their order
     refused: dict[int, RequestError] = {}  # by place in the batch; not empty in partial batches only
+    lines: Sequence[int] = ()  # where each application of the batch begins in the CSV file; empty: the batch is JSON
 
     @property
     def listed(self) -> int:
         "Number of errors that the refusals list."
         return sum(len(error.errors or ()) for error in self.refused.values())
+
+    def where(
+        self,
+        place: int,  # of an application in the batch
+    ) -> dict:
+        "An application's place, for an error: index and, in CSV, line."
+        return {"index": place, **({"line": self.lines[place]} if self.lines else {})}
 
 
 def check_count(
@@ -157,7 +165,7 @@ class CollectedBatch:
         partial: bool,  # whether the others are answered if some cannot be used
     ):
         self.partial, self.hints = partial, Hints()
-        self.tables, self.refused, self.listed = [], {}, []
+        self.tables, self.refused, self.listed, self.lines = [], {}, [], []
 
     @property
     def full(self) -> bool:
@@ -169,15 +177,16 @@ class CollectedBatch:
         checked: Checked,
         places: Sequence[int],  # in the batch, of the checked applications
         refused: dict[int, RequestError],  # by place, those that were no applications at all
-        lines: Sequence[int] | None = None,  # each application's line in the CSV file, from `places` and `refused` in order
+        lines: Sequence[int] = (),  # each application's line in the CSV file, from `places` and `refused` in order
     ):
         "Take in a part."
         wrong = {places[row]: row for row in checked.wrong}
-        line_of = {} if lines is None else dict(zip(sorted({*places, *refused}), lines, strict=True))
+        self.lines += lines
+        line_of = dict(zip(sorted({*places, *refused}), lines, strict=True)) if lines else {}
         for place in sorted({*wrong, *refused}):
             room = MAX_ERRORS - len(self.listed)
             error = refused.get(place) or checked.refuse(wrong[place], self.hints, room)
-            where = {"index": place} if lines is None else {"index": place, "line": line_of[place]}
+            where = {"index": place, "line": line_of[place]} if lines else {"index": place}
             error.errors = [{**where, **one} for one in error.errors or [{"message": str(error)}]][:room]
             self.listed += error.errors
             self.refused[place] = error
@@ -195,7 +204,7 @@ class CollectedBatch:
         if self.refused and not self.partial:
             least = "at least " * self.full
             raise RequestError(422, f"{least}{len(self.refused)} of {total} applications cannot be used", self.listed)
-        return Batch(ApplicationTable.concatenate(self.tables or [check_objects([]).table]), self.refused)
+        return Batch(ApplicationTable.concatenate(self.tables or [check_objects([]).table]), self.refused, self.lines)
 
 
 def select_rows(

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['read_application', 'read_json_batch']
 
-# %% ../../nbs/serving/requests.ipynb #2cc65852
+# %% ../../nbs/serving/requests.ipynb #88400dc7
 import json
 import math
 import msgspec
 import numpy as np
 import sys
-from codecs import BOM_UTF8
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF8
 from collections.abc import Sequence
 from itertools import starmap
 from operator import itemgetter
@@ -108,7 +108,7 @@ def _count(body: bytes, sign: bytes) -> int:
     signs, own = np.frombuffer(body, np.uint8), ord(sign)
     return sum(np.count_nonzero(signs[i : i + PART] == own) for i in range(0, len(signs), PART))
 
-# %% ../../nbs/serving/requests.ipynb #0f56c926
+# %% ../../nbs/serving/requests.ipynb #4a618d64
 def _from_json(body: bytes) -> Any:
     "The body as parsed JSON, names that occur twice not looked for. Raises `RequestError`."
     if not body.strip():
@@ -120,17 +120,22 @@ def _from_json(body: bytes) -> Any:
 
 
 def _not_json(error: Exception, body: bytes) -> RequestError:
+    if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return RequestError(400, "the body is UTF-16: send JSON in UTF-8")
     return RequestError(400, f"the body is not valid JSON: {no_json_value(str(error), body) or str(error)[:200]}")
 
 
-def _refuse_duplicates(body: bytes):
-    "Raise `RequestError` if a name occurs twice in one object of the body, which is valid JSON."
+def _refuse_duplicates(
+    body: bytes,  # valid JSON
+    where: str = "",  # for the message
+):
+    "Raise `RequestError` if a name occurs twice in one object of the body."
 
     def check(pairs):
         if len(dict(pairs)) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise RequestError(400, f"the name {twice[:100]!r} occurs twice in one object: send each field once")
+            raise RequestError(400, f"{where}the name {twice[:100]!r} occurs twice in one object: send each field once")
 
     json.loads(body, object_pairs_hook=check, parse_int=str, parse_float=str)
 
@@ -182,7 +187,7 @@ def read_application(
         raise checked.refuse(0, Hints())
     return checked.table
 
-# %% ../../nbs/serving/requests.ipynb #cfd92e43
+# %% ../../nbs/serving/requests.ipynb #5435a9cf
 _SHORTEST = 4 * len(b'{"loan_amnt":500,"term":"","annual_inc":0},')  # bytes; shorter on average: rows are counted first
 
 
@@ -250,7 +255,8 @@ def _add_part(batch: CollectedBatch, part: Part):
         batch.add(check_objects([]), [], {part.place: RequestError(422, _TOO_MANY_VALUES)})
         return
     if not part.names_once:
-        _refuse_duplicates(part.text)
+        for place, text in enumerate(msgspec.json.decode(part.text, type=list[msgspec.Raw]), part.place):
+            _refuse_duplicates(bytes(text), f"application {place} of the batch, counted from 0: ")
     places = [place for place, one in enumerate(part.values, part.place) if isinstance(one, dict)]
     refused = {
         place: RequestError(422, f"{_APPLICATION} {_json_type(one)}")
