@@ -263,6 +263,15 @@ def test_files_are_read_in_the_order_of_their_numbers(loans, wanted, tmp_path):
     assert hash_loans(read_loans(tmp_path / "l.zip", "all")) == wanted
 
 
+BELOW = {"psql": "(40 rows)", "sqlcmd": "\n(40 rows affected)\n", "DOS": "\x1a", "blank lines above": ""}
+
+
+@pytest.mark.parametrize("tool", BELOW)
+def test_what_tools_write_around_the_loans(tool, tmp_path):
+    above = "\n" * 25 if tool.startswith("blank") else ""
+    assert len(read_loans(write(tmp_path / "l.csv", above + small() + BELOW[tool]))) == 40
+
+
 def test_line_ends_of_old_macs(loans, tmp_path):
     plain = loans.drop(columns="desc")
     file, old = write(tmp_path / "l.csv", as_csv(plain)), write(tmp_path / "old.csv", as_csv(plain).replace("\n", "\r"))
@@ -338,6 +347,21 @@ REFUSED = {
     "short last line": (lambda: small() + "1,2,3\n", ["line 42 has 3 fields", "correct or delete"]),
     "short line before a header": (
         lambda: small() + "1,2,3\n" + small(), ["line 42 has 3 fields", "correct or delete"],
+    ),
+    "other separator": (
+        lambda: small().replace(",", "~"), ["column names in a form that is not read: 'id~", "commas, semicolons"],
+    ),
+    "names of a database": (
+        lambda: small().replace(",", ",t.").split("\n")[0] + "\n" + small().split("\n", 1)[1],
+        ["column names in a form that is not read", "t."],
+    ),
+    "fixed width": (lambda: draw(40).loans.iloc[:, :12].to_string(index=False), ["column names in a form that is not read"]),
+    "HTML table": (lambda: draw(40).loans.to_html(index=False), ["is an HTML table", "save it as"]),
+    "lines of two kinds": (
+        lambda: small() + small().replace("\n", "\r"), ["line 42: lines end in two ways, in CR and in LF"],
+    ),
+    "old lines around a new one": (
+        lambda: small().replace("\n", "\r") + 'x,"a\nb"\r', ["line ends of two kinds, CR and LF"],
     ),
     "a second header without amount": (
         lambda: small() + small().replace("loan_amnt", "amount", 1), ["lacks the required column 'loan_amnt'"],

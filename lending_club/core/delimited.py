@@ -25,7 +25,7 @@ from .spellings import canonical_name
 # %% ../../nbs/core/delimited.ipynb #b7bde89e
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/delimited.ipynb #34baa686
+# %% ../../nbs/core/delimited.ipynb #1e3b719d
 _CHUNK = 8 << 20  # bytes that the parser asks for at a time
 
 
@@ -145,11 +145,11 @@ class TextSections:
             if layout:
                 self.rest = block[end:] + self.rest
                 return layout
-            above.append(line)
+            above += [line] * bool(line.strip())
             begin = end
         refuse_without_header(above, self.name)
 
-# %% ../../nbs/core/delimited.ipynb #7df791aa
+# %% ../../nbs/core/delimited.ipynb #16596135
 SUMMARY_LINES = ("Total amount funded", "Loans that do not meet the credit policy", "Notes offered by Prospectus")
 
 
@@ -157,8 +157,11 @@ def is_summary(
     text: str,  # a line
 ) -> bool:
     "Whether a line above or below the loans holds no loan."
-    text = text.lstrip('\ufeff"\' ')
-    return not text.strip() or text.startswith(SUMMARY_LINES)
+    text = text.lstrip('\ufeff"\' ').strip("\x1a")  # the sign that ends a file of DOS
+    return not text.strip() or text.startswith(SUMMARY_LINES) or _ROW_COUNT.match(text) is not None
+
+
+_ROW_COUNT = re.compile(r"\(\d[\d,]* rows?( affected)?\)")  # below what a database prints
 
 
 def _is_loan(fields: list[str], layout: Layout) -> bool:
@@ -183,7 +186,7 @@ def swallows_loans(
             return True
     return False
 
-# %% ../../nbs/core/delimited.ipynb #df1c94f2
+# %% ../../nbs/core/delimited.ipynb #fbbb1447
 def _odd_row(row: list[str], layout: Layout, first: int, last: int, is_end: bool, is_start: bool) -> str:
     "What is odd about a row on the lines `first` to `last`, and what to do. `is_end`: the text ends in it."
     columns = len(layout.header)
@@ -241,7 +244,9 @@ def explain_section(
                     "between: take it out, or write it twice inside a text in quotation marks"
                 )
             row, is_start = following, False
-    except csv.Error:
+    except csv.Error as error:
+        if "new-line character" in str(error):
+            return f"line {above + last + 1}: lines end in two ways, in CR and in LF: write the file again with one of them"
         return f"line {above + last + 1}: a quotation mark opens a text that does not end: take it out"
     return ""
 

@@ -113,12 +113,13 @@ def _refused(name: str) -> list[tuple]:
         (b"version https://git-lfs", 0, "a pointer of Git LFS, not the data", f"`git lfs pull --include {name}` fetches them"),
     ]  # fmt: skip
 
-# %% ../../nbs/core/formats.ipynb #522fdc44
+# %% ../../nbs/core/formats.ipynb #2ea702fe
 _TEXTS = (
     (r"\s*<\?xml", "is an XML file", "write it as CSV"),
+    (r"(?s)\s*<.*\bloan_?amnt", "is an HTML table", "open it and save it as `CSV UTF-8`"),
     (r"\s*<", "holds a web page, not loans", "the download probably needed a login; download it again"),
-    (r'\s*[\[{]\s*["\[{\]}]', "is JSON", "convert it with pandas.read_json({name!r}).to_parquet('loans.parquet'), "
-     "with lines=True where each line is an object"),
+    (r'\s*[\[{]\s*["\[{\]}]', "is JSON", "convert it with pandas.read_json({name!r}, precise_float=True)"
+     ".to_parquet('loans.parquet'), with lines=True where each line is an object"),
     (r"(--|/\*|SET |CREATE |INSERT |PRAGMA |BEGIN TRANSACTION|DROP )", "is a dump of an SQL database",
      "load it into its database and export the table as CSV"),
     (r"(%[^\n]*\n|\s)*@relation", "is an ARFF file", "save it as CSV in Weka"),

@@ -109,7 +109,7 @@ _SUMMARY_BEFORE = re.compile(
     r'\W*(Total amount funded in policy code \d+: *\d+|Notes offered by Prospectus \([^)]*\))"?(?=["A-Za-z])'
 )
 
-# %% ../../nbs/core/headers.ipynb #f3ccdc32
+# %% ../../nbs/core/headers.ipynb #c46fdc79
 def refuse_without_header(
     lines: list[str],  # the first ones
     name: str,  # of the file, for errors
@@ -120,7 +120,16 @@ def refuse_without_header(
         raise DataError(f"{name} has every line in quotation marks as a whole: write it again without the outer ones")
     if _REJECTED in fold_letters(first):
         raise NotATable(f"{name} holds rejected applications, which have no outcome: read the file of accepted loans")
-    if any(re.search(r"\b(36|60) months|Fully Paid|Charged Off", line) for line in lines):
+    if any("\r" in line.rstrip("\r\n") for line in lines):
+        raise DataError(f"{name} has line ends of two kinds, CR and LF: write it again with one of them")
+    has_loans = any(re.search(r"\b(36|60) months|Fully Paid|Charged Off", line) for line in lines)
+    for line in lines:
+        if len({*map(canonical_name, re.findall(r"[a-z]+(?:_[a-z]+)+", line.lower()))} - {None}) >= _LEAST_REQUIRED:
+            raise (DataError if has_loans else NotATable)(
+                f"{name} has Lending Club's column names in a form that is not read: {line.strip()[:60]!r}; write them as they "
+                "are, such as loan_amnt, with commas, semicolons, tabs or vertical bars between the fields"
+            )
+    if has_loans:
         raise DataError(
             f"{name} has loans but no header above them: write every file with its header "
             "(pandas: header=True, Spark: .option('header', True)), or put the line of names above the loans"
