@@ -9,6 +9,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lending_club.clean._validation_cut': ('clean.html#_validation_cut', 'lending_club/clean.py'),
                                     'lending_club.clean.check_loans': ('clean.html#check_loans', 'lending_club/clean.py'),
                                     'lending_club.clean.clean_loans': ('clean.html#clean_loans', 'lending_club/clean.py'),
+                                    'lending_club.clean.clean_with_rows': ('clean.html#clean_with_rows', 'lending_club/clean.py'),
                                     'lending_club.clean.load_clean': ('clean.html#load_clean', 'lending_club/clean.py'),
                                     'lending_club.clean.sample_truth': ('clean.html#sample_truth', 'lending_club/clean.py'),
                                     'lending_club.clean.temporal_split': ('clean.html#temporal_split', 'lending_club/clean.py'),

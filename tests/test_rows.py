@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lending_club.clean import clean_loans, load_clean, temporal_split
+from lending_club.clean import clean_with_rows, load_clean, temporal_split
 from lending_club.core.compile import compile_pipeline
 from lending_club.core.data import read_loans
 from lending_club.core.hyperparameters import default_parameters
@@ -38,7 +38,7 @@ def pipeline():
 
 @pytest.fixture(scope="module", params=SOURCES)
 def rows(request, tmp_path_factory) -> list[dict]:
-    "Ended loans as csv.DictReader gives them, all 151 columns, oldest first as `clean_loans` sorts them."
+    "Ended loans as csv.DictReader gives them, all 151 columns, oldest first."
     if request.param == "sample":
         text = io.StringIO(draw(1_000).loans.to_csv(index=False))
     else:
@@ -54,9 +54,11 @@ def wanted(pipeline, rows, tmp_path_factory) -> np.ndarray:
     "The PDs of training."
     file = tmp_path_factory.mktemp("rows") / "loans.csv"
     file.write_bytes(as_csv(rows))
-    loans = clean_loans(read_loans(file, columns="all"))
-    assert loans["loan_amnt"].tolist() == [float(row["loan_amnt"]) for row in rows]
-    return pipeline[0].predict_proba(loans)[:, 1]
+    loans, order = clean_with_rows(read_loans(file, columns="all"))
+    assert loans["loan_amnt"].tolist() == [float(rows[place]["loan_amnt"]) for place in order]
+    pds = np.empty(len(rows))
+    pds[order] = pipeline[0].predict_proba(loans)[:, 1]
+    return pds
 
 
 def as_csv(rows: list[dict]) -> bytes:
