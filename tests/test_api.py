@@ -85,8 +85,8 @@ def post(port: int, path: str, body: bytes, **headers) -> tuple[int, dict]:
     ("body", "status", "reason"),
     [
         (b"", 400, "empty"),
-        (b"\xff\xfe{", 400, "not valid JSON"),
-        ("{}".encode("utf-16"), 400, "not valid JSON"),
+        (b"\xff\xfe{", 400, "the body is UTF-16"),
+        ("{}".encode("utf-16"), 400, "the body is UTF-16"),
         (b'{"loan_amnt": NaN}', 400, "not valid JSON"),
         (b'{"loan_amnt": Infinity}', 400, "not valid JSON"),
         (b'{"loan_amnt":' * 50_000, 400, "recursion"),
