@@ -11,24 +11,24 @@ from functools import lru_cache
 
 import numpy as np
 
-# %% ../../nbs/core/imputation.ipynb #180e207b
+# %% ../../nbs/core/imputation.ipynb #792148ee
 class CautiousImputation:
     "Imputes the features that an application should have."
 
     def __init__(
         self,
-        table: Mapping,  # `mean`, `precision`, `direction`, and by feature `strength` and `field`
+        table: Mapping,  # `mean`, `precision`, `direction`, and by feature `strength` and `field` ("": of no single one)
         names: Sequence[str],  # the numeric features, in the matrix' order
         clip: float,  # largest absolute value of a normal quantile
     ):
-        imputed, fields = list(table["strength"]), sorted(set(table["field"].values()))
+        imputed, fields = list(table["strength"]), sorted(set(table["field"].values()) - {""})
         self.rows = np.array([names.index(name) for name in imputed], dtype=int)  # of the features that are imputed
         self._mean, self._clip = np.array(table["mean"], dtype=float)[:, None], clip
         self._precision = np.array(table["precision"], dtype=float)[self.rows]
         self._own_precision, self._direction = self._precision[:, self.rows], np.array(table["direction"], dtype=float)[self.rows]
-        self._is_of = np.array([[table["field"][name] == field for field in fields] for name in imputed])
+        self._is_of = np.array([[table["field"][name] == field for field in fields] for name in imputed], dtype=bool)
         strength = {table["field"][name]: value for name, value in table["strength"].items()}
-        self._strength = np.array([strength[field] for field in fields])
+        self._strength = np.array([strength[field] for field in fields], dtype=float)
         self._known = lru_cache(256)(self._plan_one)
 
     def _plan(self, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +38,7 @@ class CautiousImputation:
         slope = covariance @ self._direction
         spread = np.sqrt(np.maximum(slope @ self._direction, 1e-12))  # of the log-odds, given the others
         lacking = patterns @ self._is_of  # fields
-        count = lacking.sum(axis=1)
+        count = lacking.sum(axis=1).clip(1)
         caution = lacking @ self._strength / count**1.5
         return covariance, (caution / spread)[:, None] * slope
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARE_PRESENT', 'normal_moments', 'risk_direction', 'imputable_features', 'CautionSearch', 'fit_imputation']
 
-# %% ../../nbs/core/imputation_fit.ipynb #625c7676
+# %% ../../nbs/core/imputation_fit.ipynb #54cf65c9
 import numpy as np
 import pandas as pd
 from scipy.special import logit
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .applications import RawColumns
 from .encoding import MISSING, Encoding
-from .features import columns_read
+from .features import category_features, columns_read
 from .imputation import CautiousImputation
 from .schema import REQUIRED_IN_APPLICATION
 
@@ -53,7 +53,7 @@ def imputable_features(
 
     return [name for name, share in features.items() if share >= SHARE_PRESENT and meaningless(name)]
 
-# %% ../../nbs/core/imputation_fit.ipynb #d82b460c
+# %% ../../nbs/core/imputation_fit.ipynb #d3ce2ecf
 class CautionSearch:
     "Looks for the caution of each field."
 
@@ -106,10 +106,11 @@ class CautionSearch:
 
     def _least_strength(self, numbers, matrix, rows, sign: int) -> tuple[float, float]:  # share that does not gain
         "By bisection, the least strength with which few enough loans gain, or the largest."
-        found = {}
+        own, found = [self.names[row] for row in rows], {}
 
         def holds(place: int) -> bool:
-            found[place] = self._no_gain(self._imputed(numbers, matrix, rows, sign * _STRENGTHS[place]))[0]
+            table = self.table | {"strength": dict.fromkeys(own, sign * _STRENGTHS[place]), "field": dict.fromkeys(own, own[0])}
+            found[place] = self._no_gain(self._imputed(numbers, matrix, table))[0]
             return found[place] >= self.share
 
         low, high = 0, len(_STRENGTHS) - 1
@@ -120,10 +121,12 @@ class CautionSearch:
             holds(low)
         return sign * _STRENGTHS[low], found[low]
 
-    def _imputed(self, numbers: np.ndarray, matrix: np.ndarray, rows: list[int], strength: float) -> np.ndarray:
-        "The matrix with these features imputed."
-        own = [self.names[row] for row in rows]
-        table = self.table | {"strength": dict.fromkeys(own, strength), "field": dict.fromkeys(own, "")}
+    def share_of(self, table: dict, *fields: str) -> float:
+        "Share of the loans that do not gain by leaving out these number fields, with a whole table of imputation."
+        return self._no_gain(self._imputed(*self._without(*fields), table))[0]
+
+    def _imputed(self, numbers: np.ndarray, matrix: np.ndarray, table: dict) -> np.ndarray:
+        "The matrix with the features of a table imputed."
         matrix, missing = matrix.copy(), np.isnan(numbers)
         scores = matrix[:, : len(self.names)].T.copy()
         CautiousImputation(table, self.names, clip=3.5).fill(scores, missing)
@@ -143,7 +146,7 @@ class CautionSearch:
         best = min(safe, key=safe.get) if safe else max(tried, key=lambda category: tried[category][0])
         return best, tried[best][0]
 
-# %% ../../nbs/core/imputation_fit.ipynb #6294298b
+# %% ../../nbs/core/imputation_fit.ipynb #95e88179
 def fit_imputation(
     builder,  # a fitted `FeatureBuilder`
     encoder,  # a fitted `LoanEncoder`, without imputation
@@ -160,15 +163,12 @@ def fit_imputation(
     free = {*REQUIRED_IN_APPLICATION, "issue_d"}  # required, or today's month stands in
     fields = [n for n, share in builder.coverage_.items() if share >= SHARE_PRESENT and n in used and n not in free]
     table, rows = search.table | {"strength": {}, "field": {}, "categories": {}}, {}
+    numbers = {}  # the features that are gone with a number field, or with several
 
     def add(*own: str):
-        strengths, share = search.number(*own)
-        rows[" and ".join(own)] = {"counts as": _in_words(strengths), "share that does not gain": share}
-        for name, strength in strengths.items():
-            table["strength"][name] = max(abs(strength), table["strength"].get(name, 0.0))
-            table["field"].setdefault(name, own[0])
-            if strength < 0:
-                table["direction"][encoder.numeric_.index(name)] *= -1  # its risk rises to the other side
+        strengths, _ = search.number(*own)
+        numbers[own] = list(strengths)
+        _enter(table, own, strengths, encoder.numeric_)
 
     for field in tqdm(fields, desc="imputation", unit=" fields", delay=2):
         if field in search.encoding.codes:
@@ -177,14 +177,37 @@ def fit_imputation(
         else:
             add(field)
     left = [name for name in search.imputable if name not in table["strength"]]
-    together = {tuple(field for field in fields if field in columns_read([name])) for name in left}
+    apart = [field for field in fields if field not in category_features(use_addr_state=True)]  # each has its own
+    together = {tuple(field for field in apart if field in columns_read([name])) for name in left}
     for own in sorted(own for own in together if len(own) > 1):  # they stand in for each other, as grade and sub-grade do
         add(*own)
-    return table, pd.DataFrame.from_dict(rows, orient="index")
+    for own, gone in numbers.items():
+        caution = _in_words([table["strength"][name] for name in gone if table["field"][name] in own])
+        rows[" and ".join(own)] = {"counts as": caution, "share that does not gain": search.share_of(table, *own)}
+    order = [name for name in fields if name in rows] + [name for name in rows if name not in fields]
+    return table, pd.DataFrame.from_dict(rows, orient="index").loc[order]
 
 
-def _in_words(strengths: dict[str, float]) -> str:
+def _enter(table: dict, own: tuple[str, ...], strengths: dict[str, float], names: list[str]):
+    """Put the caution of a field, or of several, into the table.
+
+    A feature that another field makes too is of no field, if both have others: its absence does not say which is missing."""
+    fields = table["field"]
+    mine = [name for name in strengths if fields.get(name, own[0]) in own]
+    for name, strength in strengths.items():
+        if strength < 0:
+            table["direction"][names.index(name)] *= -1  # its risk rises to the other side
+        before = fields.setdefault(name, own[0])
+        if before not in own and mine and any(of == before for other, of in fields.items() if other not in strengths):
+            fields[name], table["strength"][name] = "", 0.0
+        elif before:
+            table["strength"][name] = max(abs(strength), table["strength"].get(name, 0.0))
+    for field in own:  # one caution a field
+        of_it = [name for name in table["strength"] if fields[name] == field]
+        table["strength"] |= dict.fromkeys(of_it, max((table["strength"][name] for name in of_it), default=0.0))
+
+
+def _in_words(strengths: list[float]) -> str:
     if not strengths:
         return "what the other fields say"
-    strength = max(strengths.values(), key=abs)
-    return f"expected {strength:+g} sd of risk" if strength else "expected"
+    return f"expected {max(strengths):+g} sd of risk" if max(strengths) else "expected"
