@@ -46,7 +46,7 @@ def main():
     tables, sizes = {}, {}
     for axis, (title, (train_end, val_end)) in zip(axes, CUTS.items(), strict=True):
         splits = temporal_split(loans, train_end, val_end)
-        pipeline, _ = fit_pipeline(splits, default_parameters(settings.network), settings)
+        pipeline = fit_pipeline(splits, default_parameters(settings.network), settings)
         scored = score_models(splits, pipeline, settings.seed)
         overall = compare(splits, scored).assign(loans=len(splits.test), bad_rate=splits.test["default"].mean())
         overall.index = pd.MultiIndex.from_product([["all"], overall.index], names=["term", "model"])

@@ -77,7 +77,7 @@ def main():
 
     settings = scratch_settings(sample_rows=options.rows, epochs=options.epochs, seeds=options.seeds, network=options.network)
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
-    pipeline, _ = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
+    pipeline = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
     start = time.perf_counter()
     compiled = compile_pipeline(pipeline)
     seconds = {"compile": time.perf_counter() - start}

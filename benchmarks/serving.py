@@ -372,7 +372,7 @@ def promotions(root: Path, settings, scorers: dict, applications: list[dict], po
     }  # fmt: skip
 
 
-PAIRS = 40
+PAIRS = 50
 
 
 def processor_seconds(pid: int) -> float:

@@ -22,11 +22,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from lending_club.clean import clean_loans, temporal_split
+from lending_club.clean import clean_with_rows, temporal_split
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.loans import CleanLoans
-from lending_club.core.months import parse_month
-from lending_club.core.outcomes import target
 from lending_club.core.sample import draw
 from lending_club.core.settings import scratch_settings
 from lending_club.core.study import best_parameters
@@ -40,9 +38,7 @@ ALL_ENDED = 2025 * 12.0  # January 2025, in months since the beginning of year 0
 def known_sample(rows: int):
     "Splits of a sample in which every loan has ended, and the true PDs of its test loans."
     sample = draw(rows, 42, snapshot=ALL_ENDED)
-    loans = clean_loans(sample.loans)
-    final = np.flatnonzero(target(sample.loans["loan_status"]).notna())
-    order = final[np.argsort(parse_month(sample.loans["issue_d"].to_numpy())[final], kind="stable")]
+    loans, order = clean_with_rows(sample.loans)
     splits = temporal_split(loans, date(2016, 1, 1), date(2017, 1, 1))
     return loans, splits, sample.true_pd[order][splits.test.index]
 
@@ -58,7 +54,8 @@ def search_parameters(rows: int, settings) -> dict:
 def measure(splits, true_pd, parameters: dict, settings, others: bool) -> dict:
     "How near the network comes to the truth; and the other models, where they are wanted."
     start = time.perf_counter()
-    pipeline, networks = fit_pipeline(splits, parameters, settings)
+    pipeline = fit_pipeline(splits, parameters, settings)
+    networks = pipeline[-1].estimator.net
     seconds = time.perf_counter() - start
     y = splits.test["default"]
     scored = {name: one.p for name, one in score_models(splits, pipeline).items()} if others else {}

@@ -12,7 +12,7 @@ os.environ["TQDM_DISABLE"] = "1"
 
 import lending_club
 from lending_club.clean import load_clean, temporal_split
-from lending_club.core.bundle import always_present, write_bundle
+from lending_club.core.bundle import always_present, usual_ranges, write_bundle
 from lending_club.core.calibration import assemble
 from lending_club.core.compile import check_compiled, compile_pipeline
 from lending_club.core.estimators import SeedAverage
@@ -50,7 +50,7 @@ def main():
     check_compiled(compiled, pipeline, splits.test)
     used = [name for name in pipeline_columns() if name in compiled.tables["columns"]]
     inputs = {"columns": list(pipeline_columns()), "required": list(REQUIRED_IN_APPLICATION), "used": used,
-              "always_present": always_present(splits.train, used)}  # fmt: skip
+              "always_present": always_present(splits.train, used), "ranges": usual_ranges(splits.train, used)}  # fmt: skip
     card = {"package_version": lending_club.__version__, "source": "built-in sample", "threshold": compiled.threshold,
             "inputs": inputs}  # fmt: skip
     folder.mkdir(parents=True)

@@ -17,7 +17,7 @@ def trained():
     "A compiled model of the default network, and 500 test applications."
     settings = scratch_settings(sample_rows=20_000, epochs=10)
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
-    pipeline, _ = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
+    pipeline = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
     compiled = compile_pipeline(pipeline)
     return compiled, as_applications(splits.test[:500], compiled.tables["columns"])
 

@@ -161,7 +161,7 @@ def vary(settings, content) -> str:
 def widen(settings, splits):
     "Fit and register a network that also reads the borrower's state; its version, Pipeline and card."
     wide = replace(settings, use_addr_state=True)
-    pipeline, _ = fit_pipeline(splits, default_parameters(wide.network), wide, progress=False)
+    pipeline = fit_pipeline(splits, default_parameters(wide.network), wide, progress=False)
     columns = pipeline_columns(use_addr_state=True)
     inputs = {"columns": list(columns), "used": list(columns), "required": list(REQUIRED_IN_APPLICATION), "always_present": []}
     card = {"threshold": pipeline[-1].threshold_, "inputs": inputs, "settings": wide.recorded}
@@ -367,7 +367,7 @@ def test_version_with_other_columns_is_served(registry, settings, poller):
     applications = [EXAMPLE_APPLICATION | {"issue_d": "Mar-2018", "addr_state": state} for state in ("CA", "NY", "??", None)]
     expected = trained.pipeline.predict_proba(application_frame(applications, columns))[:, 1]
     got = [answer["probability_of_default"] for answer in poller.scorer.score(applications)]
-    assert got == pytest.approx(expected, abs=1e-5)
+    assert got == pytest.approx(expected, abs=1e-6)
     assert len(set(got)) > 1, "the state makes no difference, so the test shows nothing"
     point(settings, "1")
     assert poll(poller) == "swapped"
@@ -635,6 +635,23 @@ def test_webhook_of_a_real_server_wakes_and_verifies(registry, settings):
         client.delete_webhook(webhook.webhook_id)
         receiver.shutdown()
         receiver.server_close()
+
+
+WITHOUT_SQLALCHEMY = """
+import sys
+sys.modules["sqlalchemy"] = None  # as in the image of the service, which has mlflow-skinny
+from lending_club.core.registry import connect
+from lending_club.core.settings import load_settings
+print(len(connect(load_settings()).search_experiments()))
+"""
+
+
+def test_a_server_is_asked_without_sqlalchemy(registry, settings):
+    environment = clean_environment(MLFLOW_TRACKING_URI=settings.mlflow_tracking_uri, VAR_DIR=str(settings.var))
+    command = [sys.executable, "-c", WITHOUT_SQLALCHEMY]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    assert int(done.stdout) >= 1
 
 
 @contextmanager

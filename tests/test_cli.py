@@ -6,17 +6,20 @@ import shutil
 import signal
 import socket
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import COMMAND, REPO, last_error, lending_club, make_project, process, wait_until
 
+from lending_club.core import pipeline
 from lending_club.core.pipeline import STAGES, stage_key
 from lending_club.core.registry import connect, version_by_alias
 from lending_club.core.sample import draw, write_sample
 from lending_club.core.settings import load_settings
 from lending_club.core.sources import package_folder
+from lending_club.core.study import study_name
 from lending_club.core.tracking import experiment_id
 from lending_club.promote import promote
 from lending_club.train import train
@@ -123,6 +126,22 @@ def test_a_stages_key_changes_with_the_code_behind_it(settings, tmp_path, module
     with (copy / module).open("a") as file:
         file.write("LIMIT = 3\n")
     assert {stage for stage in STAGES if stage_key(settings, stage, {}, copy) != before[stage]} == stages
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript", "pyarrow", "torch"])
+def test_a_stages_key_changes_with_the_packages_behind_it(settings, monkeypatch, package):
+    before = {stage: stage_key(settings, stage, {}) for stage in STAGES}
+    monkeypatch.setattr(pipeline, "version", lambda name: "99" if name == package else version(name))
+    assert all(stage_key(settings, stage, {}) != key for stage, key in before.items())
+
+
+@pytest.mark.parametrize("module, same", [("spellings", True), ("outcomes", True), ("columns", True), ("networks", False)])
+def test_a_studys_name_does_not_change_with_the_code_that_reads(settings, tmp_path, module, same):
+    copy = Path(shutil.copytree(package_folder(), tmp_path / "lending_club"))
+    before = study_name(settings, "0" * 64, copy)
+    with (copy / "core" / f"{module}.py").open("a") as file:
+        file.write("LIMIT = 3\n")
+    assert (study_name(settings, "0" * 64, copy) == before) == same
 
 
 def test_promote_moves_the_alias_and_shows_both(ran):
@@ -243,31 +262,43 @@ def test_mlflow_that_takes_the_connection_and_says_nothing(project):
     assert f"the MLflow server {uri} does not answer" in error
 
 
-def test_a_failed_stage_leaves_its_notebook_and_nothing_half(project):
+def test_a_damaged_file_is_named_before_the_first_stage_and_leaves_nothing_half(project):
     whole = write_sample(project / "whole.csv.gz", 3_000).read_bytes()
     (project / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
-    error = last_error(lending_club("run", "--data", "cut.csv.gz", cwd=project))
-    assert "00_explore failed" in error and "cut off or damaged" in error
-    (executed,) = (project / "var" / "runs").rglob("*.ipynb")
-    outputs = [o for c in nbformat.read(executed, 4).cells for o in c.get("outputs", [])]
-    assert any(o.output_type == "error" and o.ename == "DataError" for o in outputs)
-    assert str(executed.relative_to(project)) in error
+    done = lending_club("run", "--data", "cut.csv.gz", cwd=project)
+    assert "cut.csv.gz is cut off or damaged" in last_error(done) and "[1/5]" not in done.stderr
     assert not list((project / "var").rglob("*.parquet")) and not list((project / "var").rglob("*.part"))
 
 
+def test_a_failed_stage_leaves_its_notebook(project):
+    (project / "nbs").unlink()
+    shutil.copytree(REPO / "nbs", project / "nbs")
+    cells = ["from lending_club.core.settings import SettingsError", "raise SettingsError('epochs is odd')"]
+    notebook = nbformat.read(project / "nbs" / "00_explore.ipynb", 4)
+    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(notebook, project / "nbs" / "00_explore.ipynb")
+    error = last_error(lending_club("run", cwd=project))
+    assert "00_explore failed: epochs is odd" in error
+    (executed,) = (project / "var" / "runs").rglob("*.ipynb")
+    outputs = [o for c in nbformat.read(executed, 4).cells for o in c.get("outputs", [])]
+    assert any(o.output_type == "error" and o.ename == "SettingsError" for o in outputs)
+    assert str(executed.relative_to(project)) in error
+
+
 def test_missing_required_column_names_the_nearest(project):
-    loans = draw(500).loans.rename(columns={"annual_inc": "annual_income"})
+    loans = draw(500).loans.rename(columns={"annual_inc": "anual_income"})
     loans.to_csv(project / "loans.csv", index=False)
     error = last_error(lending_club("run", "--data", "loans.csv", cwd=project))
-    assert "lacks the required column 'annual_inc'. Did you mean 'annual_income'?" in error
+    assert "lacks the required column 'annual_inc'. Did you mean 'anual_income'?" in error
 
 
 def test_dates_outside_of_the_file(project):
     with gzip.open(project / "loans.csv.gz", "wt") as file:
         loans = draw(4_000).loans
         loans[loans["issue_d"].str.endswith(("2012", "2013"))].to_csv(file, index=False)
-    error = last_error(lending_club("run", "--data", "loans.csv.gz", cwd=project))
-    assert "01_clean failed: the validation set is empty" in error and "the loans cover 2012-01 to 2013-12" in error
+    done = lending_club("run", "--data", "loans.csv.gz", cwd=project)
+    error = last_error(done)
+    assert "[1/5]" not in done.stderr and "the validation set is empty" in error and "the loans cover 2012-01 to 2013-12" in error
 
 
 def test_a_run_that_fails_while_logging_is_marked_and_moves_no_alias(settings):

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from conftest import clean_environment
 
-from lending_club.core import features
-from lending_club.serving.scorer import Scorer, ServingError
+import lending_club
+from lending_club.core import features, spellings
+from lending_club.serving.scorer import Scorer, ServingError, read_files
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASES = sorted(folder.name for folder in GOLDEN.iterdir())
+NEWEST = GOLDEN / RELEASES[-1]
 
 
 def expected(release: str) -> tuple[list[dict], np.ndarray]:
@@ -27,7 +29,7 @@ def expected(release: str) -> tuple[list[dict], np.ndarray]:
 
 
 def test_there_is_a_bundle_of_this_minor_release():
-    assert "0.2.0" in RELEASES
+    assert lending_club.__version__ in RELEASES
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -49,7 +51,7 @@ CHANGED = {
     "a gap in the instalment stays one": ("installment", lambda raw: raw.number("installment")),
     "a ratio to nothing is 0": ("ratio", lambda a, b: np.where(b > 1e-9, a / np.maximum(b, 1e-9), 0.0)),
     "money is not logged": ("log_money", lambda amount: amount),
-    "a missing sub-grade stays missing": ("parse_sub_grade", lambda sub, grade=None: features.parse_each(sub, _sub_grade)),
+    "a missing sub-grade stays missing": ("parse_sub_grade", lambda sub, grade, worst: features.parse_each(sub, _sub_grade)),
     "months count from the next one": ("months_between", lambda a, b: features_months(a, b) + 1),
     "employment counts from one": ("parse_emp_length", lambda values: features_employment(values) + 1),
 }
@@ -65,13 +67,40 @@ def _sub_grade(text: str) -> float:
 @pytest.mark.parametrize("rule", CHANGED)
 def test_a_changed_rule_is_refused_with_the_reason(monkeypatch, rule):
     name, other = CHANGED[rule]
-    Scorer.load(GOLDEN / "0.2.0", "7")  # as it is
+    Scorer.load(NEWEST, "7")  # as it is
     monkeypatch.setattr(features, name, other)
     with pytest.raises(ServingError, match=r"version 7 .* of \d+ example"):
-        Scorer.load(GOLDEN / "0.2.0", "7")
+        Scorer.load(NEWEST, "7")
 
 
-USED = list(json.loads((GOLDEN / "0.2.0" / "encoder.json").read_text())["quantiles"])  # all features of its release
+def test_a_changed_spelling_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.setitem(spellings._WORDS["application_type"], "single", "Joint App")
+    spellings._category_words.cache_clear()
+    try:
+        with pytest.raises(ServingError, match="version 7 was trained with application_type 'single' read as 'Individual'"):
+            Scorer.load(NEWEST, "7")
+    finally:
+        monkeypatch.undo()
+        spellings._category_words.cache_clear()
+
+
+def test_a_category_in_an_older_spelling_stays_unseen_and_is_named(caplog):
+    content = read_files(GOLDEN / "0.2.0")
+    renamed = {**content, "encoder.json": content["encoder.json"].replace(b'"Individual"', b'"INDIVIDUAL"')}
+    unknown = {**content, "encoder.json": content["encoder.json"].replace(b'"Individual"', b'"never sent"')}
+    assert renamed["encoder.json"] != content["encoder.json"]
+    for files in (renamed, unknown):
+        examples = json.loads(files["examples.json"])
+        examples["examples"] = [e for e in examples["examples"] if e["application"].get("application_type") == "Joint App"]
+        files["examples.json"] = json.dumps(examples).encode()
+    scorers = [Scorer.from_content(files, "3") for files in (renamed, unknown)]
+    assert "application_type 'INDIVIDUAL'" in caplog.text and "train and register it anew" in caplog.text
+    applications = [case for case in expected("0.2.0")[0] if case.get("application_type") == "Individual"]
+    pds = [[answer["probability_of_default"] for answer in scorer.score(applications)] for scorer in scorers]
+    assert pds[0] == pds[1] and len(applications) > 5
+
+
+USED = list(json.loads((NEWEST / "encoder.json").read_text())["quantiles"])  # all features of its release
 
 
 @pytest.mark.parametrize("name", USED)
@@ -82,7 +111,7 @@ def test_each_feature_of_the_version_shows_in_an_example(monkeypatch, name):
     features.feature_plan.cache_clear()
     try:
         with pytest.raises(ServingError, match="example"):
-            Scorer.load(GOLDEN / "0.2.0", "7")
+            Scorer.load(NEWEST, "7")
     finally:
         features.feature_plan.cache_clear()
 
@@ -91,7 +120,7 @@ def test_a_golden_bundle_needs_no_heavy_library():
     code = f"""
 import json, sys
 from lending_club.serving.scorer import Scorer
-Scorer.load({str(GOLDEN / "0.2.0")!r}, "1")
+Scorer.load({str(NEWEST)!r}, "1")
 print(json.dumps(sorted({{"torch", "sklearn", "skorch", "pandas", "mlflow", "scipy"}} & set(sys.modules))))
 """
     done = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True)

@@ -150,9 +150,40 @@ def test_training_can_go_on_after_a_fit():
     assert (net.predict_proba(X) != before).any() and len(net.history) == 6
 
 
+def learn_by_heart(seeds: int, repeats: int, caplog) -> SeedAverage:
+    "Networks fitted on loans whose outcomes are drawn at random; where they repeat, each can be learnt by heart."
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60 if repeats > 1 else 2_000, 4)).astype(np.float32)
+    y = rng.integers(2, size=len(X))
+    X, y = np.tile(X, (repeats, 1)), np.tile(y, repeats)
+    X_valid, y_valid = rng.normal(size=(500, 4)).astype(np.float32), rng.integers(2, size=500)
+    net = LoanNet(**TINY | {"max_epochs": 3, "module__width": 32, "lr": 2e-2, "batch_size": 64})
+    caplog.clear()
+    return SeedAverage(net, n_seeds=seeds, n_stops=seeds).fit(X, y, X_valid, y_valid)
+
+
+@pytest.mark.parametrize("seeds, whose", [(1, "of the network is"), (2, "of one of 2 networks is")])
+def test_loans_learnt_by_heart_are_a_warning(caplog, seeds, whose):
+    nets = learn_by_heart(seeds, 100, caplog)
+    assert nets.losses_["validation_log_loss"] > 1.1 * nets.losses_["bad_rate_log_loss"]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert whose in said and "has learnt the training loans by heart" in said and "repeated loans" in said
+    nets = learn_by_heart(seeds, 1, caplog)
+    assert nets.losses_["validation_log_loss"] < 1.1 * nets.losses_["bad_rate_log_loss"] and not caplog.records
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_each_network_is_looked_at(caplog, bad):
+    nets = SeedAverage(LoanNet(**TINY))
+    nets.histories_ = [[{"valid_loss": 0.9 if i == bad else 0.6}, {"valid_loss": 2.0}] for i in range(3)]
+    assert nets._compare_losses(np.array([0, 1]), None)["validation_log_loss"] == 0.9
+    assert "of one of 3 networks is 0.9000 at best" in caplog.text
+
+
 def test_the_plain_network_and_several_seeds_go_through_the_chain(settings):
     mlp = train(dataclasses.replace(settings, network="mlp"))
-    assert mlp.card["network"] == {"kind": "mlp", "seeds": 1, "epochs": mlp.card["network"]["epochs"]}
+    assert mlp.card["network"]["kind"] == "mlp" and mlp.card["network"]["seeds"] == 1
+    assert mlp.card["network"]["validation_log_loss"] < 1.1 * mlp.card["network"]["bad_rate_log_loss"]
     several = train(dataclasses.replace(settings, seeds=2))
     assert several.card["network"]["seeds"] == 2 and len(several.card["network"]["epochs"]) == 2
     assert several.card["calibration"]["method"] in ("sigmoid", "beta")

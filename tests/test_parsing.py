@@ -185,7 +185,7 @@ def test_annuity_is_what_pays_the_loan_back():
         owed = owed * (1 + rate / 1200) - payment
     assert abs(owed) < 1e-6 and payment == pytest.approx(329.47, abs=0.01)
     assert annuity(np.array([1200.0]), np.array([0.0]), np.array([12.0]))[0] == 100
-    assert annuity(np.array([1200.0]), np.array([np.nan]), np.array([12.0]))[0] == 100  # no rate counts as no interest
+    assert np.isnan(annuity(np.array([1200.0]), np.array([np.nan]), np.array([12.0]))[0])  # an unknown rate is not a rate of 0
     assert np.isnan(annuity(np.array([1200.0]), np.array([5.0]), np.array([np.nan]))[0])
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODEL_PACKAGES', 'STEPS', 'git_state', 'model_requirements', 'reference_distributions', 'always_present',
-           'write_bundle']
+           'usual_ranges', 'write_bundle']
 
 # %% ../../nbs/core/bundle.ipynb #04ff1de3
 import json
@@ -36,8 +36,8 @@ def git_state(
         commit, changes = None, None
     return {"commit": commit or "unknown", "clean": changes == "" if commit else None}
 
-# %% ../../nbs/core/bundle.ipynb #17f162d5
-MODEL_PACKAGES = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops", "skorch", "torch", "tqdm")
+# %% ../../nbs/core/bundle.ipynb #edfbf66c
+MODEL_PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "scikit-learn", "scipy", "skops", "skorch", "torch", "tqdm")
 
 
 def model_requirements() -> list[str]:
@@ -79,7 +79,7 @@ def reference_distributions(
             inputs[name] = _numbers(parse_month(values)) if kind == "month" else _shares(values)
     return {"steps": STEPS.round(2).tolist(), "inputs": inputs, "score": _numbers(np.asarray(score, dtype=float))}
 
-# %% ../../nbs/core/bundle.ipynb #987ca716
+# %% ../../nbs/core/bundle.ipynb #f583adc2
 def always_present(
     loans,  # the training loans, raw columns
     columns,  # names of the raw columns that the model uses
@@ -87,6 +87,16 @@ def always_present(
 ) -> list[str]:
     "The columns that practically every training loan had."
     return [name for name in columns if loans[name].notna().mean() >= share]
+
+
+def usual_ranges(
+    loans,  # the training loans, raw columns
+    columns,  # names of the raw columns that the model uses
+    share: float = 0.001,  # share of the training loans that lie below, and above
+) -> dict[str, list[float]]:  # lowest and highest usual value by number column
+    "The range of nearly all training loans."
+    numbers = [name for name in columns if BY_NAME[name].kind == "number" and loans[name].notna().any()]
+    return {name: loans[name].quantile([share, 1 - share]).tolist() for name in numbers}
 
 # %% ../../nbs/core/bundle.ipynb #a1dadc23
 def _jsonable(value):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Calibrator', 'best_calibrator', 'CalibratedNet', 'assemble']
 
-# %% ../../nbs/core/calibration.ipynb #9af1b1c6
+# %% ../../nbs/core/calibration.ipynb #4add53c0
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -15,7 +15,9 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from .encoding import METHODS, calibrate, calibration_signals
+from .compile import GraphNet
+from .encoding import METHODS, calibrate, calibration_signals, shown_pd
+from .imputation_fit import fit_imputation
 from .metrics import best_f1_threshold
 
 # %% ../../nbs/core/calibration.ipynb #e05b6ec9
@@ -82,7 +84,7 @@ def best_calibrator(
         losses[method] = float(log_loss(y, out))
     return Calibrator(min(losses, key=losses.get, default=methods[0]), prior).fit(p, y), losses
 
-# %% ../../nbs/core/calibration.ipynb #d725c3e1
+# %% ../../nbs/core/calibration.ipynb #34ef9e27
 class CalibratedNet(ClassifierMixin, BaseEstimator):
     "A fitted classifier with calibrated probabilities and the threshold with the best F1."
 
@@ -106,7 +108,7 @@ class CalibratedNet(ClassifierMixin, BaseEstimator):
         self.classes_ = np.array([0, 1])
         methods = METHODS if self.method == "auto" else (self.method,)
         self.calibrator_, self.losses_ = best_calibrator(p, y, methods, self.prior, self.folds, self.seed)
-        self.threshold_ = best_f1_threshold(y, self.calibrator_.predict(p))
+        self.threshold_ = best_f1_threshold(y, shown_pd(self.calibrator_.predict(p)))
         return self
 
     def predict_proba(self, X) -> np.ndarray:
@@ -116,16 +118,25 @@ class CalibratedNet(ClassifierMixin, BaseEstimator):
         return np.column_stack([1 - bad, bad])
 
     def predict(self, X) -> np.ndarray:
-        "1 (bad) from the threshold on, else 0, shape (n,)."
-        return (self.predict_proba(X)[:, 1] >= self.threshold_).astype(int)
+        "1 (bad) where the PD, rounded as it is shown, reaches the threshold, else 0, shape (n,)."
+        return (shown_pd(self.predict_proba(X)[:, 1]) >= self.threshold_).astype(int)
 
-# %% ../../nbs/core/calibration.ipynb #86206856
+# %% ../../nbs/core/calibration.ipynb #222484ee
 def assemble(
     preprocessing: Pipeline,  # fitted
     net,  # fitted on the preprocessed training loans: a `SeedAverage` or a `LoanNet`
     raw,  # the calibration loans, raw columns, shape (n, any)
     y,  # shape (n,), their outcomes
+    cautious: bool = True,  # whether missing fields are imputed cautiously, which takes some seconds to fit
 ) -> Pipeline:
-    "The fitted Pipeline from raw fields to decision: `predict_proba` is calibrated, `predict` is 0 or 1."
-    classifier = CalibratedNet(net).fit(preprocessing.transform(raw), y)
-    return Pipeline([*preprocessing.steps, ("classifier", classifier)])
+    """The fitted Pipeline from raw fields to decision: `predict_proba` is calibrated, `predict` is 0 or 1.
+
+    The networks predict by their ONNX graph. Raises `ExportError` where it cannot be written."""
+    matrix = preprocessing.transform(raw)
+    classifier = CalibratedNet(GraphNet(net).fit(matrix)).fit(matrix, y)
+    builder, encoder = preprocessing["features"], preprocessing["encode"]
+    if cautious:
+        table, report = fit_imputation(builder, encoder, classifier, raw)
+        encoder = encoder.with_imputation(table)
+        classifier.imputation_ = report.reset_index(names="field").to_dict(orient="records")
+    return Pipeline([("features", builder), ("encode", encoder), ("classifier", classifier)])

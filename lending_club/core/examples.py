@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['RULE_CASES', 'sample_applications', 'example_applications', 'example_answers']
 
-# %% ../../nbs/core/examples.ipynb #9f07c497
+# %% ../../nbs/core/examples.ipynb #346458ad
 from .applications import as_applications
 from .compiled import CompiledModel
 from .encoding import feature_code
 from .sample import draw
 from .schema import EXAMPLE_APPLICATION, pipeline_columns
+from .spellings import spelling_examples
 
 # %% ../../nbs/core/examples.ipynb #079edddd
 def sample_applications(
@@ -71,10 +72,10 @@ def example_applications() -> list[dict]:  # raw fields by name
     smallest = {"loan_amnt": 5000, "term": "36 months", "annual_inc": 50_000, "issue_d": "Jan-2015"}
     return [*sample_applications(), *({**base, **case} for case in RULE_CASES.values()), smallest]
 
-# %% ../../nbs/core/examples.ipynb #46725f92
+# %% ../../nbs/core/examples.ipynb #fab4d978
 def example_answers(
     compiled: CompiledModel,
-) -> dict:  # for JSON: format, threshold, feature_code, examples with application, probability_of_default, prediction
+) -> dict:  # for JSON: format, threshold, feature_code, spellings, examples with application, probability_of_default, prediction
     "The examples with the PDs that this version gives, by the form that the service runs."
     applications = example_applications()
     pds = compiled.probabilities(applications).tolist()
@@ -82,4 +83,10 @@ def example_answers(
         {"application": application, "probability_of_default": pd, "prediction": int(pd >= compiled.threshold)}
         for application, pd in zip(applications, pds, strict=True)
     ]
-    return {"format": 1, "threshold": compiled.threshold, "feature_code": feature_code(), "examples": examples}
+    return {
+        "format": 1,
+        "threshold": compiled.threshold,
+        "feature_code": feature_code(),
+        "spellings": spelling_examples(),
+        "examples": examples,
+    }

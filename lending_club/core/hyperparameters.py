@@ -5,6 +5,13 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'SPACE', 'SearchError', 'of_network', 'default_parameters', 'suggest', 'make_net', 'fit_and_measure']
 
+# %% ../../nbs/core/hyperparameters.ipynb #09f586f7
+import warnings
+from tqdm import TqdmWarning
+
+# %% ../../nbs/core/hyperparameters.ipynb #320f67a6
+warnings.filterwarnings("ignore", "IProgress not found", TqdmWarning)  # Optuna asks for Jupyter's bars; text bars will do
+
 # %% ../../nbs/core/hyperparameters.ipynb #05b07975
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution

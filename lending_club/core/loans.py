@@ -6,23 +6,27 @@
 __all__ = ['RawSource', 'raw_source', 'load_raw', 'loans_key', 'hash_loans', 'CleanLoans', 'cache_file', 'write_cached_loans',
            'read_cached_loans', 'cached_hash']
 
-# %% ../../nbs/core/loans.ipynb #0c9cb800
+# %% ../../nbs/core/loans.ipynb #9f4d0377
 import hashlib
 import json
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from .containers import data_files, is_pattern
 from .data import read_loans, wanted_columns
 from .files import atomic_path, remove_leftovers
+from .formats import DataError
+from .outcomes import ended
+from .repeats import Repeats, drop_repeated_ids
 from .sample import draw
 from .settings import Settings, ensure_var
 from .sources import code_digest
 
-# %% ../../nbs/core/loans.ipynb #08d6733d
+# %% ../../nbs/core/loans.ipynb #dbc1205e
 @dataclass(frozen=True)
 class RawSource:
     "Where the raw loans of a run come from."
@@ -32,12 +36,23 @@ class RawSource:
     read: Callable[..., pd.DataFrame]  # takes `columns` as `read_loans` does
 
 
-def _file_identity(path: Path) -> list | None:
+def _place(file: Path, root: Path) -> str:
+    "A file's path, below the project's root relative to it: the same after the project was moved."
+    file, root = file.resolve(), root.resolve()
+    return str(file.relative_to(root) if file.is_relative_to(root) else file)
+
+
+def _data_identity(path: Path, root: Path) -> list | None:
+    "Place, size and time of change of every file that a path names."
     try:
-        stat = path.stat()
-    except OSError:
+        stats = [(_place(file, root), file.stat()) for file in data_files(path)]
+    except (OSError, DataError):
         return None  # reading will say what is wrong
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    return [[place, stat.st_size, stat.st_mtime_ns] for place, stat in stats]
+
+
+def _data_name(path: Path) -> str:
+    return str(Path(path.parent.name, path.name)) if is_pattern(path) else path.name
 
 
 def _draw_columns(rows: int, seed: int, columns=None) -> pd.DataFrame:
@@ -53,15 +68,17 @@ def raw_source(
         name = f"built-in sample, {rows} loans, seed {seed}"
         return RawSource(name, ["sample", rows, seed], partial(_draw_columns, rows, seed))
     file = settings.data_file
-    return RawSource(file.name, _file_identity(file), partial(read_loans, file))
+    return RawSource(_data_name(file), _data_identity(file, settings.root), partial(read_loans, file))
 
 
 def load_raw(
     settings: Settings,
     columns: str | list[str] | None = "all",  # names of raw columns; "all"; None: what the pipeline needs
 ) -> pd.DataFrame:  # shape (n, n_columns)
-    "This run's raw loans. Raises `DataError`."
-    return raw_source(settings).read(columns=columns)
+    "This run's raw loans, each id once. Raises `DataError`, also where none has ended."
+    raw = drop_repeated_ids(raw_source(settings).read(columns=columns))
+    ended(raw["loan_status"])
+    return raw
 
 # %% ../../nbs/core/loans.ipynb #845f26d4
 def loans_key(
@@ -83,7 +100,7 @@ def hash_loans(
     digest.update(pd.util.hash_pandas_object(loans, index=False).to_numpy().tobytes())
     return digest.hexdigest()
 
-# %% ../../nbs/core/loans.ipynb #4847dff5
+# %% ../../nbs/core/loans.ipynb #4ae108d3
 @dataclass(frozen=True)
 class CleanLoans:
     "Cleaned loans and where they come from."
@@ -91,6 +108,9 @@ class CleanLoans:
     loans: pd.DataFrame
     data_hash: str  # SHA-256 of the loans' values
     source: str  # the raw file's name, or the sample's size and seed
+    readings: str = ""  # of a file: how much of each column could be read, see `data.reading_table`
+    repeats: Repeats | None = None  # loans that equal another one
+    notes: list = field(default_factory=list)  # what was noticed while reading and cleaning, see `notices.noting`
 
 
 _METADATA = b"lending_club"  # key in the Parquet schema's metadata
@@ -109,22 +129,26 @@ def write_cached_loans(
     "Cache cleaned loans."
     remove_leftovers(path.parent)
     table = pa.Table.from_pandas(clean.loans, preserve_index=False)
-    own = {"data_hash": clean.data_hash, "source": clean.source}
+    own = {"data_hash": clean.data_hash, "source": clean.source, "readings": clean.readings, "notes": clean.notes}
+    own["repeats"] = asdict(clean.repeats) if clean.repeats else None
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _METADATA: json.dumps(own).encode()})
     with atomic_path(path) as part:
         pa.parquet.write_table(table, part)
     for old in sorted(path.parent.glob("clean-*.parquet"), key=lambda p: p.stat().st_mtime)[:-keep]:
         old.unlink(missing_ok=True)
 
-# %% ../../nbs/core/loans.ipynb #cf06a298
+# %% ../../nbs/core/loans.ipynb #69d88dc0
 def read_cached_loans(
     path: Path,  # as `cache_file` gives it
+    columns: list[str] | None = None,  # of the cleaned loans; None: all
 ) -> CleanLoans | None:  # None where they are not cached
     "The cached loans."
     if not path.exists():
         return None
-    table = pa.parquet.read_table(path)
-    return CleanLoans(table.to_pandas(), **json.loads(table.schema.metadata[_METADATA]))
+    table = pa.parquet.read_table(path, columns=columns)
+    own = json.loads(table.schema.metadata[_METADATA])
+    repeats = own.pop("repeats")
+    return CleanLoans(table.to_pandas(), **own, repeats=Repeats(**repeats) if repeats else None)
 
 
 def cached_hash(

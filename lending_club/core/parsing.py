@@ -75,23 +75,28 @@ def parse_emp_length(
     "Years in the present employment; 10 stands for ten or more."
     return parse_each(values, _EMP_YEARS.__getitem__)
 
-# %% ../../nbs/core/parsing.ipynb #a196b30b
+# %% ../../nbs/core/parsing.ipynb #32bc68b7
 _SUB_GRADE_NUMBERS = {name: float(i) for i, name in enumerate(SUB_GRADES)}
 
 
 def parse_sub_grade(
     sub_grades,  # shape (n,), such as `B4`
     grades=None,  # shape (n,), such as `B`; used where the sub-grade is missing
+    worst: bool = False,  # whether a grade alone counts as its worst sub-grade rather than as its middle one
 ) -> np.ndarray:  # shape (n,), 0 (A1, the safest) to 34 (G5)
     "Lending Club's sub-grade as a number."
     result = parse_each(sub_grades, _SUB_GRADE_NUMBERS.__getitem__)
     if grades is None:
         return result
-    return where(result != result, parse_each(grades, _middle_of_grade), result)
+    return where(result != result, parse_each(grades, _worst_of_grade if worst else _middle_of_grade), result)
 
 
 def _middle_of_grade(text: str) -> float:
     return _SUB_GRADE_NUMBERS[text + "3"]
+
+
+def _worst_of_grade(text: str) -> float:
+    return _SUB_GRADE_NUMBERS[text + "5"]
 
 # %% ../../nbs/core/parsing.ipynb #10825757
 def parse_number(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'STAGES', 'STAGE_SETTINGS', 'notebook_code', 'stage_modules', 'stage_key', 'read_notes', 'write_note',
-           'StageError', 'own_errors', 'run_stage', 'notebook_page', 'run_stages', 'PipelineRun', 'run_pipeline']
+           'StageError', 'own_errors', 'run_stage', 'notebook_page', 'run_stages', 'check_device', 'check_run',
+           'PipelineRun', 'run_pipeline']
 
-# %% ../../nbs/core/pipeline.ipynb #30717a82
+# %% ../../nbs/core/pipeline.ipynb #10b824bc
 import ast
 import contextlib
 import hashlib
@@ -17,6 +18,7 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +27,7 @@ from traitlets.config import Config
 from .settings import Settings, ensure_var
 from .sources import code_digest, imported_modules, package_folder
 from .text import LendingClubError, fold_spaces
+from .workspace import clean_up, environment, kernel_environment, kernel_folders, one_run
 
 # %% ../../nbs/core/pipeline.ipynb #b7bde89e
 log = logging.getLogger(__name__)
@@ -40,7 +43,8 @@ STAGE_SETTINGS = {
     "04_train": (*_OF_FIT, "seeds", "walk_forward_quarters", "walk_forward_validation_months", "registered_model_name",
                  "candidate_alias"),
 }  # fmt: skip
-_PACKAGES = ("lightgbm", "mlflow", "numpy", "optuna", "pandas", "scikit-learn", "scipy", "skorch", "torch")
+_PACKAGES = ("lightgbm", "mlflow", "numpy", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "pyarrow", "scikit-learn",
+             "scipy", "skorch", "torch")  # fmt: skip
 
 
 def _package_versions() -> list[str]:
@@ -67,7 +71,12 @@ def stage_modules(
     lines = "\n".join(cells).split("\n")
     return imported_modules("\n".join("" if line.startswith(("%", "!")) else line for line in lines), folder=folder)
 
-# %% ../../nbs/core/pipeline.ipynb #4d498da9
+# %% ../../nbs/core/pipeline.ipynb #8e38d7bc
+def _without_root(settings: Settings, value) -> str:
+    "A value's text, the same wherever the project's folder is."
+    return str(value).replace(str(settings.root), ".")
+
+
 def stage_key(
     settings: Settings,
     stage: str,  # a name of `STAGES`
@@ -82,8 +91,8 @@ def stage_key(
         "cells": cells,
         "code": code_digest(*stage_modules(cells, folder), folder=folder),
         "loans": loans_key(settings),
-        "settings": {name: str(getattr(settings, name)) for name in STAGE_SETTINGS.get(stage, _OF_LOANS)},
-        "parameters": {name: str(value) for name, value in parameters.items()},
+        "settings": {name: _without_root(settings, getattr(settings, name)) for name in STAGE_SETTINGS.get(stage, _OF_LOANS)},
+        "parameters": {name: _without_root(settings, value) for name, value in parameters.items()},
         "packages": [platform.python_version(), *_package_versions()],
     }
     if stage == "04_train":
@@ -134,11 +143,7 @@ def _result_exists(settings: Settings, stage: str, note: dict) -> bool:
         return has_version(settings, connect(settings), note["version"])
     return True
 
-# %% ../../nbs/core/pipeline.ipynb #167e060e
-# A kernel talks to papermill through files that only this user can open, not through ports.
-_LOCAL = Config({"KernelManager": {"transport": "ipc"}})
-
-
+# %% ../../nbs/core/pipeline.ipynb #68dc6f98
 class StageError(LendingClubError):
     "A stage of the pipeline failed."
 
@@ -163,7 +168,7 @@ def _notebook_error(error) -> str:
     message = fold_spaces(error.evalue)
     return message if error.ename in own_errors() else f"{error.ename}: {message}"
 
-# %% ../../nbs/core/pipeline.ipynb #cdbfd4e0
+# %% ../../nbs/core/pipeline.ipynb #91b07502
 def _own_parameters(notebook: Path, parameters: dict) -> dict:
     "Those of the parameters that the stage's notebook has."
     import papermill
@@ -172,32 +177,65 @@ def _own_parameters(notebook: Path, parameters: dict) -> dict:
     return {name: value for name, value in parameters.items() if name in known}
 
 
+_QUIET = {"NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}}  # a kernel that ends is sent an interrupt
+
+
+def _kernel_config(sockets: Path | None) -> Config:
+    "How a kernel and papermill talk: through sockets that only this user can open; through ports where there can be none."
+    if sockets is None:
+        return Config(_QUIET)
+    return Config(_QUIET | {"KernelManager": {"transport": "ipc", "connection_file": str(sockets / "kernel.json")}})
+
+
 def run_stage(
     settings: Settings,
     stage: str,  # a name of `STAGES`
     parameters: dict,  # notebook parameters that the stage has
     folder: Path,  # where the executed notebook goes
 ) -> Path:  # the executed notebook
-    "Execute a stage's notebook. Raises `StageError`, and KeyboardInterrupt saying how to continue."
+    "Execute a stage's notebook. Raises `StageError` and KeyboardInterrupt, both saying how to continue."
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    began = time.time()
     folder.mkdir(parents=True, exist_ok=True)
     source, target = settings.root / "nbs" / f"{stage}.ipynb", folder / f"{stage}.ipynb"
     try:
-        papermill.execute_notebook(
-            source, target, parameters, cwd=settings.root, kernel_name="python3", config=_LOCAL, progress_bar=False,
-            stderr_file=sys.stderr,
-        )  # fmt: skip
+        with kernel_folders(settings) as (temporary, sockets), environment(**kernel_environment(settings, temporary)):
+            papermill.execute_notebook(
+                source, target, parameters, cwd=settings.root, kernel_name="python3", config=_kernel_config(sockets),
+                progress_bar=False, stderr_file=sys.stderr,
+            )  # fmt: skip
     except PapermillExecutionError as error:
-        shown = os.path.relpath(target)
-        raise StageError(f"{stage} failed: {_notebook_error(error)} (executed notebook: {shown})") from error
+        what, shown = _notebook_error(error), os.path.relpath(target)
+        kept = _kept_fit(settings, stage, began)
+        kept = f"; {kept}" if kept and kept not in what else ""  # most errors behind the fit say it themselves
+        raise StageError(f"{stage} failed: {what}{kept} (executed notebook: {shown})") from error
+    except DeadKernelError as error:
+        _end_runs(settings)
+        kept = _kept_fit(settings, stage, began)
+        what = "its process ended, as it does where the memory does not suffice"
+        raise StageError(f"{stage} failed: {what}{f'; {kept}' if kept else ''}") from error
     except KeyboardInterrupt:
         _end_runs(settings)
-        raise KeyboardInterrupt(
-            f"in {stage}; what had ended is kept, and the same command continues from there"
-        ) from None
+        kept = _kept_fit(settings, stage, began)
+        again = f"what had ended is kept, and the same command continues with {stage}"
+        raise KeyboardInterrupt(f"in {stage}; {f'{kept}, and the same command would fit anew' if kept else again}") from None
     return target
+
+
+def _kept_fit(settings: Settings, stage: str, began: float) -> str:
+    "How to continue a training that ended after its fit; empty where there is nothing to continue."
+    from lending_club.core.kept import how_to_continue, unfinished_run
+    from lending_club.core.registry import connect
+
+    if stage != "04_train":
+        return ""
+    with contextlib.suppress(LendingClubError):  # if the registry is away, the first error is the one to show
+        run_id = unfinished_run(settings, connect(settings), began)
+        return how_to_continue(run_id) if run_id else ""
+    return ""
 
 
 def _end_runs(settings: Settings):
@@ -275,7 +313,42 @@ def run_stages(
         write_note(settings, stage, key=key, notebook=os.path.relpath(executed[stage], settings.root), **facts)
     return executed
 
-# %% ../../nbs/core/pipeline.ipynb #13987903
+# %% ../../nbs/core/pipeline.ipynb #9ffa59ac
+def check_device(
+    name: str,  # as `torch_device` in the settings
+):
+    "Raise `LendingClubError` if PyTorch does not find the GPU that is asked for."
+    if not name.startswith("cuda"):
+        return
+    import torch
+
+    count, number = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+    if number >= count:
+        found = f"{count} {'GPU' if count == 1 else 'GPUs'}" if count else "no GPU"
+        remedy = f"choose cuda:0 to cuda:{count - 1}" if count else "install its CUDA build"
+        raise LendingClubError(f"torch_device is {name!r}, but PyTorch finds {found}: {remedy}, or set auto")
+
+
+def check_run(
+    settings: Settings,
+    check_loans: Callable[[Settings], None] | None = None,  # raises an error where the loans cannot be trained on
+):
+    "Raise the `LendingClubError` of what would fail in a stage."
+    from lending_club.core.containers import find_tables
+    from lending_club.core.registry import connect
+    from lending_club.core.study import open_storage
+    from lending_club.core.tracking import find_experiment
+
+    ensure_var(settings)
+    if not settings.is_sample:
+        find_tables(settings.data_file)
+    check_device(settings.torch_device)
+    find_experiment(settings, connect(settings))
+    open_storage(settings.optuna_storage, settings.network).engine.dispose()
+    if check_loans is not None:
+        check_loans(settings)
+
+# %% ../../nbs/core/pipeline.ipynb #83e4bf18
 @dataclass(frozen=True)
 class PipelineRun:
     "What a run of the pipeline gives."
@@ -289,17 +362,19 @@ def run_pipeline(
     given=(),  # names of the settings that were given for this run; the notebooks get them as parameters
     force: bool = False,  # whether stages run that have nothing new to do
     say=log.info,  # as in `run_stages`
+    check_loans: Callable[[Settings], None] | None = None,  # as in `check_run`
 ) -> PipelineRun:
     "Run the stages, from raw loans to a registered candidate. Raises the `LendingClubError` of whatever is wrong."
-    from lending_club.core.data import sniff_format
     from lending_club.core.registry import check_answers, connect
 
     ensure_var(settings)
     check_answers(settings)
-    if not settings.is_sample:
-        sniff_format(settings.data_file)
-    values = {name: getattr(settings, name) for name in given}
-    parameters = {name: value if isinstance(value, (int, float, bool)) else str(value) for name, value in values.items()}
-    executed = run_stages(settings, parameters, force=force, say=say)
-    trained = read_notes(settings)["04_train"]["version"]
-    return PipelineRun(executed, connect(settings).get_model_version(settings.registered_model_name, trained))
+    with one_run(settings, say):
+        clean_up(settings)
+        check_run(settings, check_loans)
+        values = {name: getattr(settings, name) for name in given}
+        parameters = {name: value if isinstance(value, (int, float, bool)) else str(value) for name, value in values.items()}
+        executed = run_stages(settings, parameters, force=force, say=say)
+        trained = read_notes(settings)["04_train"]["version"]
+        version = connect(settings).get_model_version(settings.registered_model_name, trained)
+    return PipelineRun(executed, version)

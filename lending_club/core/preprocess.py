@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['application_frame', 'FeatureBuilder', 'QuantileNormal', 'LoanEncoder', 'preprocessing']
 
-# %% ../../nbs/core/preprocess.ipynb #11daf7cd
+# %% ../../nbs/core/preprocess.ipynb #4f4c770e
+import copy
+
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -16,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .applications import RawColumns
 from .encoding import IMPUTED, MISSING, Encoding, normal_knots
 from .features import FEATURE_BY_NAME, category_features, derive
+from .imputation_fit import normal_moments
 from .schema import BY_NAME, guard_inputs, pipeline_columns
 from .text import LendingClubError
 
@@ -32,9 +35,9 @@ def application_frame(
             data[name] = pd.Series(values, dtype="float64" if BY_NAME[name].kind == "number" else "str")
     return pd.DataFrame(data, index=range(len(applications)))
 
-# %% ../../nbs/core/preprocess.ipynb #99970afc
+# %% ../../nbs/core/preprocess.ipynb #69af023f
 class FeatureBuilder(TransformerMixin, BaseEstimator):
-    "Raw columns, a DataFrame of shape (n, any), to features, a DataFrame of shape (n, n_features). Nothing is fitted."
+    "Raw columns, a DataFrame of shape (n, any), to features, a DataFrame of shape (n, n_features)."
 
     def __init__(
         self,
@@ -43,9 +46,10 @@ class FeatureBuilder(TransformerMixin, BaseEstimator):
         self.use_addr_state = use_addr_state
 
     def fit(self, X: pd.DataFrame, y=None):
-        "Remember which raw columns are read; raises `LendingClubError` if `X` is not a DataFrame."
+        "Remember which raw columns are read, and the share filled of each; raises `LendingClubError` without a DataFrame."
         self._check(X)
         self.columns_ = guard_inputs(pipeline_columns(self.use_addr_state), self.use_addr_state)
+        self.coverage_ = {name: float(X[name].notna().mean()) for name in self.columns_ if name in X}
         return self
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +104,7 @@ class QuantileNormal(QuantileTransformer):
         scores = np.column_stack([np.interp(column, *own) for column, own in zip(X.T, knots, strict=True)])
         return np.where(np.isnan(X), np.nan, scores)
 
-# %% ../../nbs/core/preprocess.ipynb #f4fa98c4
+# %% ../../nbs/core/preprocess.ipynb #08c889ca
 class LoanEncoder(TransformerMixin, BaseEstimator):
     """Features, a DataFrame of shape (n, n_features), to a float32 matrix [numerics | flags | codes] without gaps.
 
@@ -135,7 +139,18 @@ class LoanEncoder(TransformerMixin, BaseEstimator):
         }
         self.tables_ = self._tables(X)
         self.__dict__.pop("_encoding", None)
+        some = X.sample(min(len(X), 20_000), random_state=self.random_state or 0)
+        self.moments_ = normal_moments(self.transform(some)[:, : len(self.numeric_)])
         return self
+
+    def with_imputation(
+        self,
+        table: dict,  # as `imputation_fit.fit_imputation` gives it
+    ) -> "LoanEncoder":
+        "The same encoder, but for what a missing field counts as."
+        other = copy.copy(self)
+        other.tables_ = self.tables_ | {"imputation": table}
+        return other
 
     def _frequent(self, column: pd.Series) -> list[str]:
         "The categories with a code of their own, in alphabetical order."

@@ -6,10 +6,11 @@
 __all__ = ['RegistryError', 'NoFilesError', 'without_password', 'check_answers', 'connect', 'mlflow_errors', 'version_by_alias',
            'has_version', 'download_version', 'model_signature', 'register_candidate']
 
-# %% ../../nbs/core/registry.ipynb #6b825eca
+# %% ../../nbs/core/registry.ipynb #2783ec30
 import logging
 import math
 import os
+import re
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ class RegistryError(LendingClubError):
 class NoFilesError(RegistryError):
     "The registry knows a version, but the files asked for are not there."
 
-# %% ../../nbs/core/registry.ipynb #a6304f2e
+# %% ../../nbs/core/registry.ipynb #96936d80
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -93,7 +94,8 @@ def _check_database(uri: str, shown: str, timeout: float):
         elif url.get_backend_name() == "postgresql":
             arguments = {"connect_timeout": math.ceil(timeout)}
         engine = sqlalchemy.create_engine(url, connect_args=arguments)
-        engine.connect().close()
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("select 1" if url.get_backend_name() != "sqlite" else "pragma schema_version"))
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
         first_line = str(error).strip().split("\n")[0]
@@ -110,6 +112,10 @@ def connect(
     "Point MLflow at this run's tracking server and registry. Raises `RegistryError` if it does not answer."
     _set_environment(settings, retries)
     check_answers(settings)
+    if settings.mlflow_tracking_uri.startswith("sqlite:"):  # the service's image asks a server, and has no SQLAlchemy
+        from lending_club.core.relocate import follow_artifacts
+
+        follow_artifacts(settings)
     import mlflow
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
@@ -119,6 +125,24 @@ def connect(
         client = mlflow.MlflowClient(settings.mlflow_tracking_uri, settings.mlflow_tracking_uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _schema_error(settings: Settings, text: str) -> str | None:
+    "What to do where MLflow finds its database's schema to be another one; None where it says something else."
+    import mlflow
+
+    versions = re.search(r"found version (\w+), but expected (\w+)", text)
+    if versions is None:
+        return None
+    uri, known = settings.mlflow_tracking_uri, Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    if list(known.glob(f"{versions[1]}_*.py")):
+        remedy = f"copy it, and bring it up to date with: mlflow db upgrade {without_password(uri)}"
+    else:
+        remedy = "a newer MLflow has written it: install that MLflow"
+    return (
+        f"MLflow's database {without_password(uri)} has the schema {versions[1]}, but MLflow {mlflow.__version__} "
+        f"needs {versions[2]}: {remedy}, or correct mlflow_tracking_uri (MLFLOW_TRACKING_URI)"
+    )
 
 
 def _point_at(uri: str):
@@ -146,8 +170,8 @@ def mlflow_errors(
     try:
         yield
     except (MlflowException, OSError) as error:
-        shown = without_password(settings.mlflow_tracking_uri)
-        raise RegistryError(f"MLflow at {shown}: {fold_spaces(error)[:500]}") from error
+        shown, text = without_password(settings.mlflow_tracking_uri), fold_spaces(error)
+        raise RegistryError(_schema_error(settings, text) or f"MLflow at {shown}: {text[:500]}") from error
 
 # %% ../../nbs/core/registry.ipynb #16b2366f
 def version_by_alias(

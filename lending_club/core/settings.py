@@ -6,16 +6,20 @@
 __all__ = ['SettingsError', 'project_root', 'Settings', 'read_setting', 'resolve_uri', 'scratch_settings', 'load_settings',
            'ensure_var', 'settings_table']
 
-# %% ../../nbs/core/settings.ipynb #8a267088
+# %% ../../nbs/core/settings.ipynb #70125b95
 import atexit
 import configparser
 import dataclasses
+import math
 import os
+import re
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from pathlib import Path
+from .temporary import temporary_folder
 from .text import LendingClubError, fold_spaces, nearest_name
 
 # %% ../../nbs/core/settings.ipynb #dfc00905
@@ -33,40 +37,50 @@ def project_root(
             return folder
     return start
 
-# %% ../../nbs/core/settings.ipynb #16d40863
-def _setting(default, meaning: str, minimum=None, below=None, recorded=True, secret=False):
-    notes = {"meaning": meaning, "minimum": minimum, "below": below, "recorded": recorded and not secret}
-    return field(default=default, repr=not secret, metadata=notes)
+# %% ../../nbs/core/settings.ipynb #fe0bc406
+def _setting(default, meaning: str, minimum=None, below=None, choices=None, pattern=None, recorded=True, secret=False):
+    notes = {"meaning": meaning, "minimum": minimum, "below": below, "choices": choices, "pattern": pattern}
+    return field(default=default, repr=not secret, metadata=notes | {"recorded": recorded and not secret})
+
+
+_NETWORK = {"choices": ("tabm", "mlp")}
+_DEVICE = {"choices": ("auto", "cpu", "cuda"), "pattern": (r"cuda:\d+", "cuda:1 for the second GPU")}
+_LOG = {"choices": ("json", "text"), "recorded": False}
+_CONFLICT = {"choices": ("name", "refuse"), "recorded": False}
+_GAPS = {"choices": ("impute", "refer", "refuse"), "recorded": False}
+_NAME = (r"[^/:]+", "a name without / and :")  # as MLflow's registry takes it
+_ALIAS = (r"(?!(?i:latest|v\d+)$)[\w-]+", "an alias of letters, digits, _ and -, other than `latest` and `v1`")
 
 
 @dataclass(frozen=True)
 class Settings:
     "The settings of a run; made by `load_settings`."
 
-    data_path: str = _setting("sample", "`sample` for the built-in sample, or a csv, csv.gz, zip or parquet file")
+    data_path: str = _setting("sample", "`sample` for the built-in sample, or a file, folder or pattern (`data/*.csv`) of loans")
     sample_rows: int = _setting(60_000, "loans in the built-in sample", minimum=100)
     train_end: date = _setting(date(2016, 1, 1), "loans issued before this date are trained on")
     val_end: date = _setting(date(2017, 1, 1), "loans issued from train_end to before this date validate, later ones test")
     use_addr_state: bool = _setting(False, "whether the borrower's state may be a model input (fair lending)")
     min_coverage: float = _setting(0.05, "columns filled in a smaller share of train are dropped", minimum=0, below=1)
+    max_repeated: float = _setting(0.2, "largest share of loans that equal another in every input; more are refused", minimum=0)
     seed: int = _setting(42, "seed of sampling, search and training", minimum=0)
     trials: int = _setting(1, "hyperparameter trials in total; the first is the defaults", minimum=1)
     search_minutes: float = _setting(0.0, "minutes after which no further trial starts; 0: no limit", minimum=0)
-    network: str = _setting("tabm", "`tabm`, networks with shared weights, or `mlp`, a plain multilayer perceptron")
+    network: str = _setting("tabm", "`tabm`, networks with shared weights, or `mlp`, a plain multilayer perceptron", **_NETWORK)
     seeds: int = _setting(1, "networks whose outputs are averaged; each is trained separately", minimum=1)
     epochs: int = _setting(60, "maximum number of training epochs; early stopping usually ends sooner", minimum=1)
     walk_forward_quarters: int = _setting(0, "number of last quarters to test on, one after the other; 0: none", minimum=0)
     walk_forward_validation_months: int = _setting(6, "months of validation loans before each of these quarters", minimum=2)
-    torch_device: str = _setting("auto", "`auto` (a GPU if there is one), `cpu` or `cuda`")
+    torch_device: str = _setting("auto", "`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`", **_DEVICE)
     torch_threads: int = _setting(1, "CPU threads of the network; fixed, since another number changes the last digits", minimum=1)
     mlflow_tracking_uri: str = _setting("sqlite:///var/mlflow.db", "MLflow's server or database", recorded=False)
     optuna_storage: str = _setting("sqlite:///var/optuna.db", "database of the hyperparameter studies", recorded=False)
     system_metrics: bool = _setting(False, "whether MLflow records CPU, memory and GPU use of a run")
     experiment: str = _setting("lending_club", "MLflow experiment")
-    registered_model_name: str = _setting("lending_club_loan_classification_model", "name in the model registry")
-    candidate_alias: str = _setting("candidate", "alias of the version that awaits promotion")
-    champion_alias: str = _setting("champion", "alias of the version that the service uses")
-    var_dir: str = _setting("var", "folder for everything that a run writes", recorded=False)
+    registered_model_name: str = _setting("lending_club_loan_classification_model", "name in the model registry", pattern=_NAME)
+    candidate_alias: str = _setting("candidate", "alias of the version that awaits promotion", pattern=_ALIAS)
+    champion_alias: str = _setting("champion", "alias of the version that the service uses", pattern=_ALIAS)
+    var_dir: str = _setting("var", "folder for everything that a run writes; `var/` in a database's URI means it", recorded=False)
     api_host: str = _setting("127.0.0.1", "address that the service listens on", recorded=False)
     api_port: int = _setting(8000, "port that the service listens on", minimum=0, below=65536, recorded=False)
     poll_interval: float = _setting(60.0, "seconds between two polls of the registry", minimum=0.1, recorded=False)
@@ -75,7 +89,9 @@ class Settings:
     api_workers: int = _setting(1, "worker processes of the service", minimum=1, recorded=False)
     max_batch_rows: int = _setting(10_000, "maximum number of applications in a request", minimum=1, recorded=False)
     max_body_mib: float = _setting(16.0, "maximum size of a request, MiB", minimum=0.001, recorded=False)
-    log_format: str = _setting("json", "format of the service's log: `json` (one object a line) or `text`", recorded=False)
+    inconsistent: str = _setting("name", "`name` what contradicts itself in an application, or `refuse` it", **_CONFLICT)
+    incomplete: str = _setting("impute", "`impute`, `refer` or `refuse` an application that lacks usual fields", **_GAPS)
+    log_format: str = _setting("json", "format of the service's log: `json` (one object a line) or `text`", **_LOG)
     api_keys: str = _setting("", "comma-separated API keys; a request must send one as X-API-Key; empty: none", secret=True)
     webhook_secret: str = _setting("", "secret of MLflow's registry webhook; empty: /webhook is disabled", secret=True)
     root: Path = field(default_factory=project_root)
@@ -100,7 +116,7 @@ class Settings:
         "The file to read, absolute."
         return self.root / self.data_path
 
-# %% ../../nbs/core/settings.ipynb #083a3dd2
+# %% ../../nbs/core/settings.ipynb #d5340b7a
 _BOOLEANS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
@@ -119,6 +135,28 @@ _READERS = {
 }
 
 
+def _wanted(setting: dataclasses.Field) -> str:
+    "What a setting must be, in words."
+    limits = setting.metadata
+    wanted = [repr(choice) for choice in limits["choices"] or ()]
+    if limits["pattern"]:
+        wanted.append(limits["pattern"][1])
+    if wanted:
+        return " or ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
+    least = "" if limits["minimum"] is None else f" of at least {limits['minimum']}"
+    return _READERS[setting.type][1] + least + ("" if limits["below"] is None else f", below {limits['below']}")
+
+
+def _is_allowed(value, limits) -> bool:
+    "Whether a setting's metadata allow a value of the right type."
+    if limits["choices"] or limits["pattern"]:
+        matches = limits["pattern"] and re.fullmatch(limits["pattern"][0], value)
+        return bool(matches) or value in (limits["choices"] or ())
+    finite = not isinstance(value, float) or math.isfinite(value)
+    least, below = limits["minimum"], limits["below"]
+    return finite and (least is None or value >= least) and (below is None or value < below)
+
+
 def read_setting(
     name: str,  # a field of `Settings`
     value,  # its text, or a value that already has the right type
@@ -128,38 +166,38 @@ def read_setting(
     fields = {f.name: f for f in dataclasses.fields(Settings) if f.name != "root"}
     if name not in fields:
         raise SettingsError(f"{source}: there is no setting {name!r}.{nearest_name(name, fields)}")
-    reader, wanted = _READERS[fields[name].type]
-    minimum, below = fields[name].metadata["minimum"], fields[name].metadata["below"]
-    if minimum is not None:
-        wanted += f" of at least {minimum}"
-    if below is not None:
-        wanted += f", below {below}"
+    limits = fields[name].metadata
+    reader, wanted = _READERS[fields[name].type][0], _wanted(fields[name])
     try:
         result = reader(str(value).strip())
     except ValueError:
         raise SettingsError(f"{source}: {name} is {str(value)!r}; it must be {wanted}") from None
-    in_range = (minimum is None or result >= minimum) and (below is None or result < below)
-    if not in_range or (result == "" and fields[name].default != ""):
-        raise SettingsError(f"{source}: {name} is {str(value)!r}; it must be {wanted}")
+    if not _is_allowed(result, limits) or (result == "" and fields[name].default != ""):
+        near = nearest_name(str(result), limits["choices"] or ())
+        raise SettingsError(f"{source}: {name} is {str(value)!r}; it must be {wanted}.{near}".removesuffix("."))
     return result
 
-# %% ../../nbs/core/settings.ipynb #ea8e13e3
+# %% ../../nbs/core/settings.ipynb #bec0602c
 def resolve_uri(
     uri: str,  # a database URI, a server's URL
     root: Path,  # the project root
+    var_dir: str = "var",  # the folder that `var/` stands for, relative to the root or absolute
 ) -> str:
     "`uri` with the path of a relative SQLite database made absolute."
     scheme, separator, path = uri.partition(":///")
     if not separator or not scheme.startswith("sqlite") or not path or path.startswith(("/", ":memory:")):
         return uri
-    return f"{scheme}:///{(root / path).as_posix()}"
+    first, _, rest = path.partition("/")
+    file = root / var_dir / rest if first == "var" and rest else root / path
+    return f"{scheme}:///{file.as_posix()}"
 
-# %% ../../nbs/core/settings.ipynb #decadea8
+# %% ../../nbs/core/settings.ipynb #dc5e1453
 @cache
 def _scratch_folder() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="lending-club-", ignore_cleanup_errors=True)
-    atexit.register(folder.cleanup)
-    return Path(folder.name)
+    stack = ExitStack()
+    folder = stack.enter_context(temporary_folder())
+    atexit.register(stack.close)
+    return folder
 
 
 def scratch_settings(
@@ -179,7 +217,7 @@ def scratch_settings(
     )
     return dataclasses.replace(small, **overrides)
 
-# %% ../../nbs/core/settings.ipynb #b41d9f79
+# %% ../../nbs/core/settings.ipynb #54f74b88
 def _from_file(path: Path) -> dict:
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -213,10 +251,15 @@ def load_settings(
             f"train_end ({settings.train_end}) must lie before val_end ({settings.val_end}): "
             "loans between the two dates are the validation set"
         )
+    if settings.candidate_alias == settings.champion_alias:
+        raise SettingsError(
+            f"candidate_alias and champion_alias are both {settings.champion_alias!r}: each needs its own, "
+            "else every run would put its version into service"
+        )
     return dataclasses.replace(
         settings,
-        mlflow_tracking_uri=resolve_uri(settings.mlflow_tracking_uri, root),
-        optuna_storage=resolve_uri(settings.optuna_storage, root),
+        mlflow_tracking_uri=resolve_uri(settings.mlflow_tracking_uri, root, settings.var_dir),
+        optuna_storage=resolve_uri(settings.optuna_storage, root, settings.var_dir),
     )
 
 # %% ../../nbs/core/settings.ipynb #0d2ef8a7

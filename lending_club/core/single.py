@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['FEW', 'SingleApplication', 'goes_one_by_one', 'read_one_or_many', 'Curve', 'SingleEncoder']
 
-# %% ../../nbs/core/single.ipynb #c304c877
+# %% ../../nbs/core/single.ipynb #2b3b51d8
 import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from operator import getitem
+from operator import getitem, itemgetter
 from struct import Struct
 
 import numpy as np
@@ -90,13 +90,15 @@ class Curve(dict):
             return z + (values[right] - z) * (x - a) / (knots[right] - a)
         return values[right and -1]
 
-# %% ../../nbs/core/single.ipynb #389cee42
+# %% ../../nbs/core/single.ipynb #3c7787ee
 class SingleEncoder:
     "Encodes one application; the same matrix as `Encoding.encode` gives."
 
     def __init__(self, encoding: Encoding):
-        self._flags, self._codes = encoding.flags, list(encoding.codes.items())
-        self._derived, plain, columns, logs = feature_plan(encoding.names)
+        self._encoding, self._flags, self._codes = encoding, encoding.flags, list(encoding.codes.items())
+        self._derived, plain, columns, logs = feature_plan(encoding.names, encoding.format)
+        should_be_there = [] if encoding.imputation is None else encoding.imputation.rows.tolist()
+        self._to_impute = itemgetter(*should_be_there, *should_be_there[:1]) if should_be_there else None
         self._rows, self._logs = [0] * len(encoding.names), [plain[i] for i in logs]
         for place, column in zip(plain, columns, strict=True):
             self._rows[place] = ROWS[column]
@@ -113,6 +115,9 @@ class SingleEncoder:
 
     def _row(self, raw: SingleApplication) -> bytes:
         numbers = self._features(raw)
+        if self._to_impute and math.isnan(sum(self._to_impute(numbers))):
+            texts = {name: [raw.text(name)] for name, _ in self._codes}
+            return self._encoding.encode(np.array(numbers)[:, None], texts).tobytes()
         row = list(map(getitem, self._curves, numbers))
         row += [numbers[i] != numbers[i] for i in self._flags]
         row += [codes[raw.text(name)] for name, codes in self._codes]

@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 
 # %% ../../nbs/core/study.ipynb #cdbb457f
 STUDY_CODE = ("clean", "core.preprocess", "core.hyperparameters", "core.estimators", "core.networks")
-NOT_STUDY_CODE = ("core.settings", "core.data", "core.sample", "core.loans", "core.files")
+NOT_STUDY_CODE = (
+    "core.settings", "core.files", "core.loans", "core.notices", "core.sample",
+    "core.data", "core.containers", "core.delimited", "core.formats", "core.headers",  # files to columns
+    "core.columns", "core.spellings", "core.ranges", "core.repeats", "core.outcomes",  # columns to loans
+    "core.imputation_fit",  # of the final fit alone
+)  # fmt: skip
 
 
 def study_name(
@@ -76,7 +81,7 @@ def retry_trial(
     if set(names) <= set(lost.params) or "fixed_params" in lost.system_attrs:
         _retry(study, lost)
 
-# %% ../../nbs/core/study.ipynb #22051419
+# %% ../../nbs/core/study.ipynb #b0d44c8f
 def open_storage(
     uri: str,  # of the study's database, as `optuna_storage` in the settings
     network: str,  # kind of network, `tabm` or `mlp`
@@ -98,10 +103,14 @@ def open_storage(
         if again and isinstance(error, (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)):
             time.sleep(1)  # another process was making the tables at the same moment
             return open_storage(uri, network, again=False)
-        first_line = str(error).strip().split("\n")[0]
-        raise SearchError(
-            f"the study's database {without_password(uri)} cannot be opened ({first_line}): correct optuna_storage"
-        ) from error
+        first_line, shown = str(error).strip().split("\n")[0], without_password(uri)
+        if "optuna storage upgrade" in first_line:
+            remedy = f"copy it, and bring it up to date with: optuna storage upgrade --storage {shown}"
+        elif "updating optuna" in first_line:
+            remedy = "a newer Optuna has written it: install that Optuna, or set optuna_storage to another database"
+        else:
+            remedy = "correct optuna_storage"
+        raise SearchError(f"the study's database {shown} cannot be opened ({first_line}): {remedy}") from error
 
 # %% ../../nbs/core/study.ipynb #cbefa255
 @contextmanager

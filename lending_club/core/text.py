@@ -12,14 +12,15 @@ import difflib
 class LendingClubError(Exception):
     "An error whose message says what was wrong, where, and what to do."
 
-# %% ../../nbs/core/text.ipynb #94cc8568
+# %% ../../nbs/core/text.ipynb #d0f4bdc7
 def nearest_name(
     name: str,  # what was written
     known,  # the names that exist
 ) -> str:  # ` Did you mean '…'?`, or nothing where no known name is near
     "A hint at the known name nearest to `name`."
-    near = difflib.get_close_matches(name.lower(), {str(k).lower(): k for k in known}, n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    spellings = {str(k).lower(): str(k) for k in known}
+    near = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.6)
+    return f" Did you mean {spellings[near[0]]!r}?" if near else ""
 
 # %% ../../nbs/core/text.ipynb #3f2855c6
 def fold_spaces(

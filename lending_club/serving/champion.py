@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['log', 'CachedChampion', 'cache_path', 'read_cache', 'write_cache', 'next_poll_delay', 'ChampionPoller']
 
-# %% ../../nbs/serving/champion.ipynb #3fa7fbc1
+# %% ../../nbs/serving/champion.ipynb #be523a7d
 import gc
 import io
 import json
 import logging
 import random
-import tempfile
 import threading
 import time
 import zipfile
@@ -30,6 +29,7 @@ from lending_club.core.registry import (
 )
 from ..core.files import atomic_path, remove_leftovers
 from ..core.settings import Settings, ensure_var
+from ..core.temporary import temporary_folder
 from ..core.text import LendingClubError, fold_spaces
 from .scorer import NoChampionError, Scorer, ServingError, check_files, read_files, served_files
 
@@ -124,7 +124,7 @@ def next_poll_delay(
     pause = min(interval * 2.0 ** min(failures, 10), longest)
     return max(interval, pause * (1 + chance) / 2)
 
-# %% ../../nbs/serving/champion.ipynb #59bb2255
+# %% ../../nbs/serving/champion.ipynb #bd316ec6
 class ChampionPoller:
     "Holds the Scorer of the current champion, and replaces it when the alias moves."
 
@@ -196,7 +196,7 @@ class ChampionPoller:
         digests = {name: tagged[name] for name in served_files(tagged) if name in tagged}
         changed = present is None or (present.version, present.digests) != (version, digests)
         if changed:
-            with tempfile.TemporaryDirectory(prefix="lending-club-champion-") as folder:
+            with temporary_folder(prefix="lending-club-champion-") as folder:
                 try:
                     content = read_files(download_version(settings, client, version, folder, "extra_files"))
                 except NoFilesError:
