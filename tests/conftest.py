@@ -55,10 +55,10 @@ def settings(project) -> Settings:
     return load_settings()
 
 
-def lending_club(*words, cwd, timeout=900, **environment):
-    "Run the command line; returns the completed process."
-    environment = clean_environment(**environment)
-    return subprocess.run([COMMAND, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+def lending_club(*words, cwd, timeout=900, through=(), **environment):
+    "Run the command line, through a command that starts others if one is given; returns the completed process."
+    command, environment = [*through, COMMAND, *map(str, words)], clean_environment(**environment)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def last_error(done) -> str:
@@ -128,7 +128,7 @@ def service(cwd, tmp_path, **environment):
         yield url
 
 
-PARTS = ("loans", "postgres", "engine", "compose")  # of a machine, without which some tests cannot run
+PARTS = ("loans", "postgres", "engine", "compose", "curl")  # of a machine, without which some tests cannot run
 
 
 def skip_without(part: str, reason: str):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import select
+import shutil
 import socket
 import subprocess
 import threading
@@ -13,9 +14,11 @@ import time
 import urllib.error
 import urllib.request
 
+import httpx
 import pytest
+import requests
 import uvicorn
-from conftest import COMMAND, REPO, answers, free_port, process, wait_until
+from conftest import COMMAND, REPO, answers, free_port, process, skip_without, wait_until
 
 from lending_club.core.settings import scratch_settings
 from lending_club.serving.app import create_app
@@ -23,8 +26,8 @@ from lending_club.serving.protocol import LimitedHttpProtocol
 from lending_club.serving.scorer import Scorer
 
 MIB = 2**20
-MOST_AFTER, MOST_DURING = 400, 600  # MB; benchmarks/results/hostile.json has what is measured: 340 and 390
-MOST_P99, MOST_WAIT = 1, 3  # seconds of other requests, which a busy machine lengthens: 0.05 and 0.4 are measured
+MOST_AFTER, MOST_DURING = 400, 600  # MB; benchmarks/results/hostile.json has what is measured: 340 and 460
+MOST_P99, MOST_WAIT = 1, 3  # seconds of other requests, which a busy machine lengthens: 0.03 and 0.11 are measured
 LOAN = (REPO / "service" / "loan.json").read_bytes()
 
 
@@ -224,10 +227,8 @@ def test_a_client_that_sends_first_sees_the_refusal(keyed, kind, client):
         if client.startswith("urllib"):
             assert post_urllib(keyed, path, body, **headers)[0] == status
         elif client.startswith("requests"):
-            requests = pytest.importorskip("requests")
             assert requests.post(url, data=body, headers=headers, timeout=30).status_code == status
         elif client == "httpx":
-            httpx = pytest.importorskip("httpx")
             assert httpx.post(url, content=body, headers=headers, timeout=30).status_code == status
         else:
             connection = http.client.HTTPConnection("127.0.0.1", keyed, timeout=30)
@@ -246,14 +247,13 @@ def test_urllib_never_sees_a_reset(keyed):
 @pytest.mark.parametrize("header", ["Accept: */*", "Expect:", "Transfer-Encoding: chunked", "Connection: close"])
 def test_curl_sees_the_refusal(keyed, tmp_path, header):
     "curl by itself asks with `Expect: 100-continue` before it sends a large body."
+    if shutil.which("curl") is None:
+        skip_without("curl", "curl is not on the path")
     file = tmp_path / "body"
     file.write_bytes(b" " * (8 * MIB))
     curl = ["curl", "-sS", "-H", header, "-H", "X-API-Key: k", "-w", "%{http_code}", "-o", tmp_path / "answer"]
     words = [*curl, "--data-binary", f"@{file}", f"http://127.0.0.1:{keyed}/predict"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30)
-    except FileNotFoundError:
-        pytest.skip("curl is not installed")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "413"), done.stderr
     assert "2 MiB" in json.loads((tmp_path / "answer").read_text())["detail"]
 
