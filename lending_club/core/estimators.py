@@ -255,16 +255,24 @@ class LoanNet(AveragedTraining, InMemoryTraining, NeuralNetBinaryClassifier):
             params.setdefault("layout", self.layout_)
         return params
 
+    def as_outcomes(self, y) -> np.ndarray:
+        "Outcomes as the loss takes them: float32 of shape (n,)."
+        return np.asarray(y, dtype=np.float32)
+
+    def learn_layout(self, X: np.ndarray, y: np.ndarray) -> dict:
+        "The matrix' layout, and what the module learns of the training loans before it is made: the edges of its bins."
+        layout = self.layout or {"n_numeric": X.shape[1], "n_flags": 0, "cardinalities": []}
+        return layout | {"bins": quantile_bins(X[:, : layout["n_numeric"]], self.n_bins)}
+
     def fit(self, X, y, X_valid=None, y_valid=None):
         "Train on (X, y), stop early on (X_valid, y_valid), or on a part of X where none is given."
-        X = _matrix(X)
-        layout = self.layout or {"n_numeric": X.shape[1], "n_flags": 0, "cardinalities": []}
+        X, y = _matrix(X), self.as_outcomes(y)
         self.n_features_in_ = X.shape[1]
-        self.layout_ = layout | {"bins": quantile_bins(X[:, : layout["n_numeric"]], self.n_bins)}
-        self._validation = None if X_valid is None else (_matrix(X_valid), _outcomes(y_valid))
+        self.layout_ = self.learn_layout(X, y)
+        self._validation = None if X_valid is None else (_matrix(X_valid), self.as_outcomes(y_valid))
         try:
             with reproducible(self.seed, self.threads):
-                return super().fit(X, _outcomes(y))
+                return super().fit(X, y)
         except _Interrupted:
             raise KeyboardInterrupt from None
         finally:
@@ -314,10 +322,6 @@ class LoanNet(AveragedTraining, InMemoryTraining, NeuralNetBinaryClassifier):
 
 def _matrix(X) -> np.ndarray:
     return np.ascontiguousarray(X, dtype=np.float32)
-
-
-def _outcomes(y) -> np.ndarray:
-    return np.asarray(y, dtype=np.float32)
 
 # %% ../../nbs/core/estimators.ipynb #770d44eb
 _KEPT = ("epoch", "dur", "train_loss", "valid_loss")

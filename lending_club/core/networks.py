@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['quantile_bins', 'NumericEmbedding', 'MemberLinear', 'ByteDropout', 'LoanTabM', 'LoanMLP', 'MemberLoss',
-           'mean_log_odds', 'FoldedTabM', 'MeanLogOdds', 'scoring_module']
+           'mean_log_odds', 'FoldedTabM', 'MeanLogOdds', 'can_be_folded', 'scoring_module']
 
 # %% ../../nbs/core/networks.ipynb #e0b46309
 import copy
@@ -146,8 +146,8 @@ class LoanTabM(nn.Module):
         self.weight = nn.Parameter(_uniform((k, widths[-1], 1), widths[-1]))
         self.bias = nn.Parameter(_uniform((k, 1, 1), widths[-1]))
 
-    def forward(self, X):
-        "Logits of all members."
+    def hidden_units(self, X):
+        "The last block's units of all members, shape (k, n, width)."
         numeric, flags, codes = X.tensor_split((self.n_numeric, self.n_numeric + self.n_flags), dim=1)
         parts = [flags]
         if self.numeric is not None:
@@ -157,11 +157,15 @@ class LoanTabM(nn.Module):
         x = torch.cat(parts, dim=1)
         for layer in self.hidden:
             x = self.dropout(layer(x).relu())
-        return torch.baddbmm(self.bias, x, self.weight).squeeze(2).T
+        return x
+
+    def forward(self, X):
+        "Logits of all members."
+        return torch.baddbmm(self.bias, self.hidden_units(X), self.weight).squeeze(2).T
 
 # %% ../../nbs/core/networks.ipynb #7b3c5403
 class LoanMLP(nn.Module):
-    "A multilayer perceptron: float32 [numerics | flags | codes] of shape (n, n_columns) to logits of shape (n, 1)."
+    "A multilayer perceptron: float32 [numerics | flags | codes] of shape (n, n_columns) to logits of shape (n, outputs)."
 
     def __init__(
         self,
@@ -169,6 +173,7 @@ class LoanMLP(nn.Module):
         hidden: tuple = (64, 32),  # width of each hidden layer
         dropout: float = 0.3,  # share of hidden units left out in training
         batch_norm: bool = False,  # whether hidden units are normalized
+        outputs: int = 1,  # numbers that come out
     ):
         super().__init__()
         cardinalities = layout["cardinalities"]
@@ -179,7 +184,7 @@ class LoanMLP(nn.Module):
         layers = []
         for a, b in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if batch_norm else []), nn.ReLU(), ByteDropout(dropout)]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     def forward(self, X):
         "Logits of `X`."
@@ -259,8 +264,8 @@ class FoldedTabM(nn.Module):
         bias = bias + torch.einsum("ofw,fw->o", by_number, module.numeric.bias)
         return torch.cat([numeric, linear, rest], dim=1), bias
 
-    def forward(self, X):
-        "Log-odds of default."
+    def outputs(self, X):
+        "What comes out of the last layer of each member, shape (seeds * k, n, outputs)."
         n, seeds = X.shape[0], self.weight_0.shape[0]
         plain = X[:, : self.n_numeric + self.n_flags]
         parts = [plain.expand(seeds, -1, -1)]
@@ -275,7 +280,11 @@ class FoldedTabM(nn.Module):
         x = x.reshape(seeds, n, self.k, self.width).transpose(1, 2).reshape(seeds * self.k, n, self.width)
         for i in range(1, self.n_hidden + 1):
             x = (x @ getattr(self, f"weight_{i}") + getattr(self, f"bias_{i}")).relu()
-        return mean_log_odds((x @ self.weight + self.bias).squeeze(2), dim=0)
+        return x @ self.weight + self.bias
+
+    def forward(self, X):
+        "Log-odds of default."
+        return mean_log_odds(self.outputs(X).squeeze(2), dim=0)
 
 
 def _members(layer: MemberLinear) -> torch.Tensor:
@@ -297,13 +306,19 @@ class MeanLogOdds(nn.Module):
         return mean_log_odds(torch.cat([network(X) for network in self.networks], dim=1), dim=1)
 
 
+def can_be_folded(
+    modules: list,  # fitted networks
+) -> bool:
+    "Whether networks are `LoanTabM` with the same bins."
+    first = modules[0]
+    return all(isinstance(module, LoanTabM) for module in modules) and (
+        first.numeric is None or all(torch.equal(first.numeric.scale, module.numeric.scale) for module in modules)
+    )
+
+
 def scoring_module(
     net,  # fitted: a `SeedAverage` or a `LoanNet`
 ) -> nn.Module:  # float32 (n, n_columns) to log-odds of default (n,), in evaluation mode
     "All networks of a classifier as one module."
     modules = [copy.deepcopy(one.module_).cpu().eval() for one in getattr(net, "nets_", [net])]
-    first = modules[0]
-    alike = all(isinstance(module, LoanTabM) for module in modules) and (
-        first.numeric is None or all(torch.equal(first.numeric.scale, module.numeric.scale) for module in modules)
-    )
-    return (FoldedTabM(modules) if alike else MeanLogOdds(modules)).eval()
+    return (FoldedTabM(modules) if can_be_folded(modules) else MeanLogOdds(modules)).eval()
