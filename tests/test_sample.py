@@ -12,9 +12,10 @@ from sklearn.metrics import roc_auc_score
 from lending_club.core.data import read_loans
 from lending_club.core.months import parse_month
 from lending_club.core.outcomes import target
-from lending_club.core.parsing import parse_sub_grade
+from lending_club.core.parsing import parse_sub_grade, parse_term
 from lending_club.core.sample import GRID, TABLES, draw
 from lending_club.core.sample_fit import compare_with_real, fit_tables
+from lending_club.core.sample_truth import true_cumulative
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path):
@@ -95,6 +96,34 @@ def test_the_truth_is_what_the_drawn_loans_follow(sample):
     assert auc["truth"] < auc["truth given final"]
     # calibrated: the bad rate of the final loans is the mean of their PDs
     assert abs(bad[test].mean() - sample.pd_given_resolved[test].mean()) < 0.01
+
+
+def test_the_true_curves_rise_and_end_at_the_true_pd(sample):
+    term = parse_term(sample.loans["term"].to_numpy())
+    curves = true_cumulative(sample.true_pd, term)
+    assert curves.shape == (len(term), 60, 2) and curves.dtype == np.float64
+    assert curves.min() >= 0 and np.diff(curves, axis=1).min() >= 0 and curves.sum(axis=2).max() < 1
+    for length in (36, 60):
+        at_the_end = curves[term == length, length - 1 :]
+        np.testing.assert_allclose(at_the_end[:, :, 0], sample.true_pd[term == length, None].repeat(61 - length, 1), atol=1e-12)
+        assert np.ptp(at_the_end, axis=1).max() == 0
+    np.testing.assert_array_equal(true_cumulative(sample.true_pd[:9], term[:9]), curves[:9])  # of some loans alone
+
+
+def test_the_true_curves_are_those_of_the_drawn_loans():
+    sample = draw(60_000, seed=25, snapshot=2024 * 12)  # late enough that all have ended
+    loans, bad, term = sample.loans, target(sample.loans["loan_status"]) == 1, parse_term(sample.loans["term"].to_numpy())
+    paying = parse_month(loans["last_pymnt_d"].to_numpy()) - parse_month(loans["issue_d"].to_numpy())
+    paying = np.nan_to_num(paying, nan=0)  # those that never paid
+    months = np.array([6, 12, 24, 36, 60])
+    charged_off = bad.to_numpy()[:, None] & (np.minimum(paying + 5, term)[:, None] <= months)
+    paid_off = (~bad.to_numpy() & (paying < term - 1))[:, None] & (paying[:, None] <= months)
+    observed, truth = np.stack([charged_off, paid_off], axis=2), true_cumulative(sample.true_pd, term)[:, months - 1]
+    for length in (36, 60):
+        own = term == length
+        error = np.sqrt((truth[own] * (1 - truth[own])).sum(axis=0)) / own.sum()
+        assert (abs(observed[own].mean(axis=0) - truth[own].mean(axis=0)) <= 4 * error).all(), length
+        assert (error < 0.004).all() and (observed[own].sum(axis=0) > 5).all()
 
 
 @pytest.mark.slow
