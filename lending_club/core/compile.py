@@ -38,7 +38,7 @@ def encoder_tables(
 
 # %% ../../nbs/core/compile.ipynb #07e58824
 def write_graph(
-    net,  # fitted: a `SeedAverage` or a `LoanNet`
+    net,  # fitted: a `SeedAverage`, a `LoanNet`, or a scoring module such as `hazards.HazardScoring`
     width: int,  # columns of its matrix
 ) -> bytes:  # an ONNX model
     "The networks as a graph. Raises `ExportError` where PyTorch cannot write it."
@@ -47,12 +47,13 @@ def write_graph(
     from lending_club.core.estimators import reproducible
     from lending_club.core.networks import scoring_module
 
+    module = net if isinstance(net, torch.nn.Module) and not hasattr(net, "predict_proba") else scoring_module(net)
     try:
         with reproducible(0, 1), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
             warnings.simplefilter("ignore")  # what PyTorch says about its own insides
             program = torch.onnx.export(
-                scoring_module(net), (torch.zeros(2, width),), dynamo=True, opset_version=20,
-                input_names=["X"], output_names=["log_odds"], dynamic_shapes=({0: torch.export.Dim("n", min=1)},), verbose=False,
+                module, (torch.zeros(2, width),), dynamo=True, opset_version=20,
+                input_names=["X"], output_names=list(module.output_names), dynamic_shapes=({0: torch.export.Dim("n", min=1)},), verbose=False,
             )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = fold_spaces(error)[:300]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'ExposureError', 'check_exposures', 'HazardNet', 'curves_of', 'HazardAverage']
 
-# %% ../../nbs/core/hazard_estimators.ipynb #35215534
+# %% ../../nbs/core/hazard_estimators.ipynb #9e9b8f18
 import logging
 import numpy as np
 import torch
@@ -13,14 +13,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from .estimators import LoanNet
 from .hazards import ENTRY, EVENT, EXIT, HazardCurves, HazardLoss, HazardScoring, HazardTabM, KINDS, N_PERIODS
-from .hazards import OneTerm, TERM, TERMS, base_hazards, rate_table
+from .hazards import OneTerm, TERM, base_hazards, rate_table
 from .text import LendingClubError
-from .timeline import LONGEST_TERM, RUNNING
+from .timeline import LONGEST_TERM, RUNNING, TERMS
 
-# %% ../../nbs/core/hazard_estimators.ipynb #9e0e43b3
+# %% ../../nbs/core/hazard_estimators.ipynb #897e8b74
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/hazard_estimators.ipynb #fed7bd2c
+# %% ../../nbs/core/hazard_estimators.ipynb #2a973728
 class ExposureError(LendingClubError):
     "Exposures that a network of hazards cannot learn from."
 
@@ -40,7 +40,7 @@ def check_exposures(
         raise ExposureError(f"{wrong.sum()} exposures leave before they enter, after their term, or by no known event")
     return y
 
-# %% ../../nbs/core/hazard_estimators.ipynb #aee18b67
+# %% ../../nbs/core/hazard_estimators.ipynb #77b2feb2
 class HazardNet(LoanNet):
     "A network of hazards as a scikit-learn classifier; it learns from exposures, (n, 4), and gives PDs over the term, (n, 2)."
 
@@ -65,7 +65,7 @@ class HazardNet(LoanNet):
     def learn_layout(self, X: np.ndarray, y: np.ndarray) -> dict:
         "The matrix' layout, the edges of its bins, the base rates, and whether the training loans have one term alone."
         if not self.layout or "term" not in self.layout:
-            raise ExposureError("a network of hazards needs the column of the term in its layout: use LoanEncoder(keep_term=True)")
+            raise ExposureError("the layout must have the column of the term: encode with LoanEncoder(keep_term=True)")
         terms = np.unique(y[:, TERM])
         known = {"known": self.layout["term"]["encoded"][TERMS.index(terms[0])]}
         own = {"rates": rate_table(*base_hazards(y)), "one_term": len(terms) == 1, "term": self.layout["term"] | known}
@@ -109,7 +109,7 @@ def curves_of(
                  for i in range(0, len(factors), 8_192)]  # fmt: skip
     return torch.cat(parts).numpy() if parts else np.empty((0, LONGEST_TERM, 2))
 
-# %% ../../nbs/core/hazard_estimators.ipynb #452244cf
+# %% ../../nbs/core/hazard_estimators.ipynb #a25f4101
 _KEPT = ("epoch", "dur", "train_loss", "valid_loss")
 
 
@@ -160,7 +160,8 @@ class HazardAverage(ClassifierMixin, BaseEstimator):
         if own > 1.1 * alone:
             log.warning(
                 "the validation loss is %.4f at best, where the base hazards alone give %.4f: the network has learnt the "
-                "training loans by heart, or the validation loans are of another kind. Look for repeated loans in the data", own, alone,
+                "training loans by heart, or the validation loans are of another kind. Look for repeated loans in the data",
+                own, alone,
             )  # fmt: skip
         return {"validation_loss": float(own), "base_hazards_loss": alone}
 

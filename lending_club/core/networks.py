@@ -218,6 +218,8 @@ def mean_log_odds(
 class FoldedTabM(nn.Module):
     "Fitted `LoanTabM` of one layout as one: float32 [numerics | flags | codes], (n, n_columns), to log-odds (n,)."
 
+    output_names = ("log_odds",)
+
     def __init__(
         self,
         modules: list,  # fitted `LoanTabM`, alike but for their weights
@@ -293,6 +295,8 @@ def _members(layer: MemberLinear) -> torch.Tensor:
 
 class MeanLogOdds(nn.Module):
     "The log-odds of fitted networks' mean probability, whatever they are made of: (n, n_columns) to (n,)."
+
+    output_names = ("log_odds",)
 
     def __init__(
         self,

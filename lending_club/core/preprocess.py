@@ -21,6 +21,7 @@ from .features import FEATURE_BY_NAME, category_features, derive
 from .imputation_fit import normal_moments
 from .schema import BY_NAME, guard_inputs, pipeline_columns
 from .text import LendingClubError
+from .timeline import TERMS
 
 # %% ../../nbs/core/preprocess.ipynb #b5acd7d5
 def application_frame(
@@ -105,6 +106,9 @@ class QuantileNormal(QuantileTransformer):
         return np.where(np.isnan(X), np.nan, scores)
 
 # %% ../../nbs/core/preprocess.ipynb #08c889ca
+_TERM = "term_months"
+
+
 class LoanEncoder(TransformerMixin, BaseEstimator):
     """Features, a DataFrame of shape (n, n_features), to a float32 matrix [numerics | flags | codes] without gaps.
 
@@ -116,15 +120,19 @@ class LoanEncoder(TransformerMixin, BaseEstimator):
         min_coverage: float = 0.05,  # a feature filled in less than this share of the training loans is dropped
         min_frequency: float = 0.005,  # a category rarer than this share is pooled with the other rare ones under code 0
         random_state: int | None = None,  # seed of the quantiles' jitter
+        keep_term: bool = False,  # whether the term has a column whatever the loans have, as networks of hazards need it
     ):
         self.min_coverage = min_coverage
         self.min_frequency = min_frequency
         self.random_state = random_state
+        self.keep_term = keep_term
 
     def fit(self, X: pd.DataFrame, y=None):
         "Learn from the training loans only."
         self.coverage_ = X.notna().mean().to_dict()
         self.dropped_ = [name for name in X if self.coverage_[name] < self.min_coverage or X[name].nunique() < 2]
+        if self.keep_term and _TERM in self.dropped_:
+            self.dropped_.remove(_TERM)
         kept = [name for name in X if name not in self.dropped_]
         if not kept:
             raise LendingClubError(f"none of the {X.shape[1]} features is filled in {self.min_coverage:.0%} of the loans")
@@ -138,6 +146,9 @@ class LoanEncoder(TransformerMixin, BaseEstimator):
             "cardinalities": [1 + len(own) for own in self.categories_.values()],
         }
         self.tables_ = self._tables(X)
+        if self.keep_term:
+            knots = normal_knots(self.tables_["quantiles"][_TERM], self.tables_["references"], self.tables_["clip"])
+            self.layout_["term"] = {"column": self.numeric_.index(_TERM), "encoded": tuple(np.interp(TERMS, *knots).tolist())}
         self.__dict__.pop("_encoding", None)
         some = X.sample(min(len(X), 20_000), random_state=self.random_state or 0)
         self.moments_ = normal_moments(self.transform(some)[:, : len(self.numeric_)])
@@ -163,6 +174,9 @@ class LoanEncoder(TransformerMixin, BaseEstimator):
         if self.numeric_:
             quantiles.fit(X[self.numeric_])
         columns = getattr(quantiles, "quantiles_", np.empty((0, 0))).T.tolist()
+        if self.keep_term:  # as if half of the loans had each term, so that a term which training lacks is not the same
+            own = columns[self.numeric_.index(_TERM)]
+            columns[self.numeric_.index(_TERM)] = np.repeat(np.array(TERMS, float), [len(own) // 2, -(-len(own) // 2)]).tolist()
         return {
             "references": getattr(quantiles, "references_", np.empty(0)).tolist(),
             "quantiles": dict(zip(self.numeric_, columns, strict=True)),
@@ -194,11 +208,12 @@ def preprocessing(
     use_addr_state: bool = False,  # whether the borrower's state may be an input
     min_coverage: float = 0.05,  # a feature filled in less than this share of train is dropped
     seed: int | None = None,  # seed of the quantiles' jitter
+    keep_term: bool = False,  # as in `LoanEncoder`
 ) -> Pipeline:
     "Raw columns, a DataFrame, to a float32 matrix: an unfitted Pipeline of `FeatureBuilder` and `LoanEncoder`."
     return Pipeline(
         [
             ("features", FeatureBuilder(use_addr_state=use_addr_state)),
-            ("encode", LoanEncoder(min_coverage=min_coverage, random_state=seed)),
+            ("encode", LoanEncoder(min_coverage=min_coverage, random_state=seed, keep_term=keep_term)),
         ]
     )
