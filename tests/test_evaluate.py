@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
-from scipy.stats import binomtest, ks_2samp, norm, rankdata
+from scipy.stats import binomtest, ks_2samp, norm, poisson, rankdata
 from sklearn import metrics
 
 from lending_club.core.metrics import (
@@ -25,7 +25,9 @@ from lending_club.core.metrics import (
     evaluate,
     evaluate_by,
     expected_calibration_error,
+    expected_f1_threshold,
     ks_statistic,
+    poisson_interval,
     roc_auc_interval,
     threshold_curve,
     wilson_interval,
@@ -498,6 +500,14 @@ def test_no_loans_have_no_wilson_interval():
         assert np.isnan(wilson_interval(np.array([0]), np.array([0]))).all()
 
 
+@pytest.mark.parametrize("count", [0, 1, 7, 300, 100_000])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_the_bounds_of_a_count_leave_the_same_chance_on_either_side(count, confidence):
+    lower, upper = poisson_interval(count, norm.ppf(0.5 + confidence / 2))
+    np.testing.assert_allclose(poisson.cdf(count, upper), (1 - confidence) / 2, rtol=1e-6)
+    assert lower == 0 if count == 0 else poisson.sf(count - 1, lower) == pytest.approx((1 - confidence) / 2, rel=1e-6)
+
+
 # --- the decision ---
 
 
@@ -511,6 +521,34 @@ def test_the_best_threshold_has_the_best_f1_of_all(y, p):
     np.testing.assert_allclose(metrics.f1_score(y, p >= threshold), expected, **CLOSE)
     below, above = p[p < threshold].max(), p[p > threshold].min()
     np.testing.assert_allclose(threshold, (below + above) / 2, **CLOSE)
+
+
+@ANY
+def test_the_expected_threshold_has_the_best_expected_f1_of_all(y, p):
+    threshold = expected_f1_threshold(p)
+
+    def expected(flagged):
+        return 2 * p[flagged].sum() / (flagged.sum() + p.sum())
+
+    best = max(expected(p >= each) for each in np.unique(p)[1:])
+    np.testing.assert_allclose(expected(p >= threshold), best, **CLOSE)
+    assert p[p < threshold].max() <= best / 2 + 1e-12 or p[p >= threshold].min() == p[p > p.min()].min()
+
+
+@pytest.mark.parametrize("p", [[0.3, 0.3], [0.3], [], [0.1, np.nan], [0.1, 1.2], [0, 0]])
+def test_pds_without_a_threshold_are_refused(p):
+    with pytest.raises(EvaluationError):
+        expected_f1_threshold(p)
+
+
+def test_the_decision_may_follow_other_pds_than_the_evaluated():
+    y, p = draw(3, 300, "distinct")
+    decided_by = np.random.default_rng(3).random(300)
+    found, plain, decision = evaluate(y, p, 0.4, decided_by), evaluate(y, p), evaluate(y, decided_by, 0.4)
+    assert found == plain | {name: decision[name] for name in decision.keys() - plain.keys()}
+    assert evaluate(y, p, decided_by=decided_by) == plain
+    with pytest.raises(EvaluationError, match="equally long"):
+        evaluate(y, p, 0.4, decided_by[1:])
 
 
 def test_the_best_threshold_between_exact_zeros_and_ones_is_a_half():

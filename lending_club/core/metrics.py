@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['Z_95', 'REPORTED_METRICS', 'SMALL', 'EvaluationError', 'check_loans', 'ks_statistic', 'roc_auc_interval',
            'calibration_bins', 'expected_calibration_error', 'calibration_slope', 'brier_decomposition',
-           'wilson_interval', 'best_f1_threshold', 'evaluate', 'decile_table', 'threshold_curve', 'evaluate_by']
+           'wilson_interval', 'poisson_interval', 'best_f1_threshold', 'expected_f1_threshold', 'evaluate',
+           'decile_table', 'threshold_curve', 'evaluate_by']
 
 # %% ../../nbs/core/metrics.ipynb #35783230
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import rankdata
+from scipy.stats import chi2, norm, rankdata
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -191,29 +192,54 @@ def wilson_interval(
     half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     return np.minimum(centre - half, rate).clip(0), np.maximum(centre + half, rate).clip(max=1)  # rounding at rates of 0 and 1
 
+# %% ../../nbs/core/metrics.ipynb #6a1f0c22
+def poisson_interval(
+    count: np.ndarray,  # shape (k,), number of bad loans
+    z: float = Z_95,  # normal quantile; 95 % by default
+) -> tuple[np.ndarray, np.ndarray]:  # lower and upper bounds of the expected number, shape (k,)
+    "Exact interval of a Poisson mean. Source: Garwood, Biometrika 28 (1936), 437-442."
+    count, tail = np.asarray(count, dtype=float), norm.sf(z)
+    return np.nan_to_num(chi2.ppf(tail, 2 * count) / 2), chi2.isf(tail, 2 * count + 2) / 2  # no bad loan: from 0
+
 # %% ../../nbs/core/metrics.ipynb #adfdd1ee
 def best_f1_threshold(
     y,  # shape (n,), 1 bad, 0 good; at least one is bad
     p,  # shape (n,), probability of default; at least two different ones
 ) -> float:
     "The threshold with the best F1, midway between two observed probabilities. Raises `EvaluationError`."
-    y, p = check_loans(y, p)
+    return _best_f1_threshold(*check_loans(y, p))
+
+
+def _best_f1_threshold(bad: np.ndarray, p: np.ndarray) -> float:
+    "`bad` is how much each loan counts as bad: its outcome, or its PD."
     scores = np.unique(p)[::-1]
-    if len(scores) < 2 or not y.any():
+    if len(scores) < 2 or not bad.any():
         raise EvaluationError("a threshold needs at least one bad loan and two different probabilities")
-    bad = np.bincount(np.searchsorted(-scores, -p), weights=y, minlength=len(scores))
-    count = np.bincount(np.searchsorted(-scores, -p), minlength=len(scores))
-    caught, flagged = np.cumsum(bad)[:-1], np.cumsum(count)[:-1]
-    f1 = 2 * caught / (flagged + y.sum())
+    place = np.searchsorted(-scores, -p)
+    caught = np.cumsum(np.bincount(place, weights=bad, minlength=len(scores)))[:-1]
+    flagged = np.cumsum(np.bincount(place, minlength=len(scores)))[:-1]
+    f1 = 2 * caught / (flagged + bad.sum())
     best = int(np.argmax(f1))
     middle = (scores[best] + scores[best + 1]) / 2
     return float(middle if middle > scores[best + 1] else scores[best])  # between neighbouring numbers there is none
+
+# %% ../../nbs/core/metrics.ipynb #6a1f0c32
+def expected_f1_threshold(
+    p,  # shape (n,), probability of default, calibrated; at least two different ones
+) -> float:
+    """The threshold with the best expected F1 if the PDs are right; no outcomes are needed. Raises `EvaluationError`.
+
+    Expected F1: 2 * (sum of the flagged PDs) / (number of flagged loans + sum of all PDs).
+    Source: Lipton, Elkan & Naryanaswamy, "Optimal Thresholding of Classifiers to Maximize F1 Measure", ECML PKDD 2014."""
+    _, p = check_loans(np.zeros(np.shape(p)), p)
+    return _best_f1_threshold(p, p)
 
 # %% ../../nbs/core/metrics.ipynb #7815f2c6
 def evaluate(
     y,  # shape (n,), 1 bad, 0 good; both must occur
     p,  # shape (n,), probability of default
     threshold: float | None = None,  # where a loan counts as bad; None: leave out what depends on it
+    decided_by=None,  # shape (n,), the PD that is compared with the threshold, such as the PD over the term; None: p
 ) -> dict[str, float]:
     """Ranking, calibration and, with a threshold, the decision. Raises `EvaluationError`.
 
@@ -236,7 +262,7 @@ def evaluate(
         **calibration_slope(y, p),
     }
     if threshold is not None:
-        bad = p >= threshold
+        bad = (p if decided_by is None else check_loans(y, decided_by)[1]) >= threshold
         result |= {
             "threshold": threshold,
             "f1": f1_score(y, bad, zero_division=0),
