@@ -53,7 +53,8 @@ def write_graph(
             warnings.simplefilter("ignore")  # what PyTorch says about its own insides
             program = torch.onnx.export(
                 module, (torch.zeros(2, width),), dynamo=True, opset_version=20,
-                input_names=["X"], output_names=list(module.output_names), dynamic_shapes=({0: torch.export.Dim("n", min=1)},), verbose=False,
+                input_names=["X"], output_names=list(module.output_names),
+                dynamic_shapes=({0: torch.export.Dim("n", min=1)},), verbose=False,
             )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = fold_spaces(error)[:300]

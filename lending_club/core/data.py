@@ -81,7 +81,7 @@ def wanted_columns(
 ) -> list[str]:  # in the schema's order, the required ones included
     "Names of the raw columns to read. Raises `DataError` for a name that is not in the schema."
     if columns is None:
-        columns = ["id", *pipeline_columns(use_addr_state=True)]
+        columns = ["id", "last_pymnt_d", *pipeline_columns(use_addr_state=True)]
     elif columns == "all":
         columns = BY_NAME
     unknown = [name for name in columns if name not in BY_NAME]

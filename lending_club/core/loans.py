@@ -89,7 +89,8 @@ def loans_key(
     if identity is None:
         return ""
     code = code_digest("clean", leave_out=("core.settings",))  # by name: this module must not import a stage
-    return hashlib.sha256(json.dumps([identity, code]).encode()).hexdigest()[:16]
+    meaning = [settings.target, settings.snapshot]
+    return hashlib.sha256(json.dumps([identity, code, meaning]).encode()).hexdigest()[:16]
 
 # %% ../../nbs/core/loans.ipynb #79b60771
 def hash_loans(
@@ -111,6 +112,8 @@ class CleanLoans:
     readings: str = ""  # of a file: how much of each column could be read, see `data.reading_table`
     repeats: Repeats | None = None  # loans that equal another one
     notes: list = field(default_factory=list)  # what was noticed while reading and cleaning, see `notices.noting`
+    target: str = "final_status"  # or `time_to_event`
+    snapshot: str | None = None  # month that the file shows, such as `2019-03-01`; None with a final status
 
 
 _METADATA = b"lending_club"  # key in the Parquet schema's metadata
@@ -130,6 +133,7 @@ def write_cached_loans(
     remove_leftovers(path.parent)
     table = pa.Table.from_pandas(clean.loans, preserve_index=False)
     own = {"data_hash": clean.data_hash, "source": clean.source, "readings": clean.readings, "notes": clean.notes}
+    own |= {"target": clean.target, "snapshot": clean.snapshot}
     own["repeats"] = asdict(clean.repeats) if clean.repeats else None
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _METADATA: json.dumps(own).encode()})
     with atomic_path(path) as part:

@@ -79,7 +79,7 @@ def count_repeats(
     if len(telling) < _ENOUGH:
         return Repeats(len(loans), 0)
     alike = loans.loc[loans[[*telling, "issue_month"]].duplicated(keep=False)]
-    rows = pd.util.hash_pandas_object(alike.drop(columns="default"), index=False)
+    rows = pd.util.hash_pandas_object(alike.drop(columns=["default", "end_month"], errors="ignore"), index=False)
     repeated = int(rows.duplicated(keep=False).sum())
     if not repeated:
         return Repeats(len(loans), 0)
@@ -98,7 +98,7 @@ def check_repeats(
 ):
     "Warn of repeated loans; raise `DataError` where they are too many."
     words = (
-        f"{repeats.repeated:,} of {repeats.loans:,} ended loans ({repeats.share:.1%}) equal another loan in every input and the "
+        f"{repeats.repeated:,} of {repeats.loans:,} loans ({repeats.share:.1%}) equal another loan in every input and the "
         f"month of issue: {repeats.example}; a network learns repeated rows by heart, and loans that validate or test it are "
         "then known to it"
     )

@@ -44,6 +44,9 @@ def _setting(default, meaning: str, minimum=None, below=None, choices=None, patt
 
 
 _NETWORK = {"choices": ("tabm", "mlp")}
+_TARGET = {"choices": ("auto", "time_to_event", "final_status")}
+_THROUGH = {"choices": ("val_end", "snapshot")}
+_MONTH = (r"(\d{4}-(0[1-9]|1[0-2])-\d\d)?", "a date, written like 2019-03-01, or empty")
 _DEVICE = {"choices": ("auto", "cpu", "cuda"), "pattern": (r"cuda:\d+", "cuda:1 for the second GPU")}
 _LOG = {"choices": ("json", "text"), "recorded": False}
 _CONFLICT = {"choices": ("name", "refuse"), "recorded": False}
@@ -58,8 +61,11 @@ class Settings:
 
     data_path: str = _setting("sample", "`sample` for the built-in sample, or a file, folder or pattern (`data/*.csv`) of loans")
     sample_rows: int = _setting(60_000, "loans in the built-in sample", minimum=100)
-    train_end: date = _setting(date(2016, 1, 1), "loans issued before this date are trained on")
-    val_end: date = _setting(date(2017, 1, 1), "loans issued from train_end to before this date validate, later ones test")
+    target: str = _setting("auto", "`time_to_event`, `final_status`, or `auto`: the first where a file can tell it", **_TARGET)
+    train_end: date = _setting(date(2016, 1, 1), "what was known before this date is trained on")
+    val_end: date = _setting(date(2017, 1, 1), "what happened from train_end to before this date validates; later loans test")
+    snapshot: str = _setting("", "month that the file shows its loans in; empty: that of the latest last_pymnt_d", pattern=_MONTH)
+    fit_through: str = _setting("val_end", "what a registered version has learnt from: `val_end`, or `snapshot`", **_THROUGH)
     use_addr_state: bool = _setting(False, "whether the borrower's state may be a model input (fair lending)")
     min_coverage: float = _setting(0.05, "columns filled in a smaller share of train are dropped", minimum=0, below=1)
     max_repeated: float = _setting(0.2, "largest share of loans that equal another in every input; more are refused", minimum=0)

@@ -144,9 +144,9 @@ def log_loans(
     from lending_club.core.schema import BY_NAME
 
     def column(name):
-        if name == "default":
-            return ColSpec("long", name)
-        if name == "issue_month":
+        if name == "default":  # of loans that are still running it is missing
+            return ColSpec("double" if "end_month" in clean.loans else "long", name)
+        if name in ("issue_month", "end_month"):
             return ColSpec("datetime", name)
         return ColSpec("double" if BY_NAME[name].kind == "number" else "string", name, required=False)
 
