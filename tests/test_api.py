@@ -283,7 +283,7 @@ def test_what_breaks_is_answered_and_told_without_data(champion, caplog):
     class Broken:
         version = "9"
 
-        def score(self, applications):
+        def score(self, applications, curve=False):
             raise KeyError(f"no {applications.ids()[0]}")
 
     app = create_app(champion[0])

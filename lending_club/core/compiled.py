@@ -67,7 +67,32 @@ class CompiledModel:
         raw = read_one_or_many(applications)
         if not raw.n:
             return np.empty(0)
-        p = self.run_graph(self.encode(raw))
+        return self._calibrated(raw, self.run_graph(self.encode(raw)))
+
+    @property
+    def has_curves(self) -> bool:
+        "Whether the version gives cumulative curves."
+        return self._graph.has_curves
+
+    def probabilities_and_cumulative(
+        self,
+        applications: Sequence[Mapping] | RawColumns,  # raw fields by name; what is absent or None is missing
+    ) -> tuple[np.ndarray, np.ndarray]:  # as `probabilities` and as `cumulative` give them
+        "PDs and cumulative curves, from one encoding and one run of the graph. Raises `ExportError` without curves."
+        raw = read_one_or_many(applications)
+        p, cumulative = self._graph.run_with_curves(self.encode(raw))
+        return self._calibrated(raw, p), cumulative
+
+    def cumulative(
+        self,
+        applications: Sequence[Mapping] | RawColumns,  # raw fields by name; what is absent or None is missing
+    ) -> np.ndarray:  # shape (n, 60, 2), float64
+        """Probabilities of default and of payoff by month m on book, at `[:, m - 1, 0]` and `[:, m - 1, 1]`.
+
+        From the loan's term on, the first is its PD. Raises `ExportError` where the version has no curves."""
+        return self.probabilities_and_cumulative(applications)[1]
+
+    def _calibrated(self, raw: RawColumns, p: np.ndarray) -> np.ndarray:
         if isinstance(raw, SingleApplication):
             return np.array([calibrate(p.item(), self.calibration)])
         return calibrate(p, self.calibration)

@@ -8,6 +8,7 @@ __all__ = ['ExportError', 'open_graph', 'probabilities_from', 'Graph']
 # %% ../../nbs/core/graph.ipynb #2fb2e064
 import numpy as np
 
+from .curves import MONTHS
 from .text import LendingClubError, fold_spaces
 
 # %% ../../nbs/core/graph.ipynb #890cf1f7
@@ -39,6 +40,7 @@ def probabilities_from(
         return 1 / (1 + np.exp(-log_odds.astype(np.float64)))
 
 
+_CURVE_OUTPUTS = ["log_odds", "cumulative"]  # of versions with cumulative curves
 _SLICE = 512  # loans that the graph gets at once: what it makes of them stays in the processor's cache
 
 
@@ -47,18 +49,45 @@ class Graph:
 
     def __init__(
         self,
-        content: bytes,  # an ONNX model of one input `X`; its output is `log_odds`, or `p` in versions of table format 1
+        content: bytes,  # an ONNX model of one input `X`; its first output is `log_odds`, or `p` in versions of table format 1
     ):
         self.content = content
         self._session = open_graph(content)
         self.width = self._session.get_inputs()[0].shape[1]  # columns of the matrix
-        self._gives_log_odds = self._session.get_outputs()[0].name == "log_odds"
+        names = [output.name for output in self._session.get_outputs()]
+        self._output, self._gives_log_odds = names[:1], names[0] == "log_odds"
+        self.has_curves = names[:2] == _CURVE_OUTPUTS
 
     def run(
         self,
         matrix: np.ndarray,  # shape (n, width), float32
     ) -> np.ndarray:  # shape (n,), float64; float32 in versions of table format 1
         "The networks' mean probabilities, before calibration."
-        slices = [self._session.run(None, {"X": matrix[i : i + _SLICE]})[0] for i in range(0, len(matrix), _SLICE)]
+        slices = [self._session.run(self._output, {"X": matrix[i : i + _SLICE]})[0] for i in range(0, len(matrix), _SLICE)]
         found = slices[0] if len(slices) == 1 else np.concatenate(slices or [np.empty(0, np.float32)])
         return probabilities_from(found) if self._gives_log_odds else found
+
+    def run_with_curves(
+        self,
+        matrix: np.ndarray,  # shape (n, width), float32
+    ) -> tuple[np.ndarray, np.ndarray]:  # as `run` and as `run_cumulative` give them
+        "Probabilities and cumulative curves from one run of the graph. Raises `ExportError` where it has no curves."
+        if not self.has_curves:
+            raise ExportError(
+                "the graph has no cumulative curves: its version was trained with target = final_status or by an earlier "
+                "release; train and register one with target = time_to_event"
+            )
+        log_odds, cumulative = np.empty(len(matrix), np.float32), np.empty((len(matrix), MONTHS, 2))
+        for i in range(0, len(matrix), _SLICE):
+            own = slice(i, i + _SLICE)
+            log_odds[own], cumulative[own] = self._session.run(_CURVE_OUTPUTS, {"X": matrix[own]})
+        return probabilities_from(log_odds), cumulative
+
+    def run_cumulative(
+        self,
+        matrix: np.ndarray,  # shape (n, width), float32
+    ) -> np.ndarray:  # shape (n, 60, 2), float64
+        """Probabilities of default and of payoff by month m on book, at `[:, m - 1, 0]` and `[:, m - 1, 1]`.
+
+        Raises `ExportError` where the graph has no curves."""
+        return self.run_with_curves(matrix)[1]

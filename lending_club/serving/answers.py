@@ -35,6 +35,12 @@ class Decision(BaseModel):
     decision: str | None = Field(None, description="`refer` where a person shall decide, by the setting `incomplete`")
     inconsistent: list[Contradiction] | None = Field(None, description="what contradicts itself in the application, if anything")
     id: int | str | None = Field(None, description="the application's own, if it was sent")
+    cumulative_pd: list[float] | None = Field(
+        None, description="with `curve=true`: probability of default by month on book, from month 1 to the term; ends at the PD"
+    )
+    cumulative_payoff: list[float] | None = Field(
+        None, description="with `curve=true`: probability of early payoff by month on book, from month 1 to the term"
+    )
 
 
 class FieldError(BaseModel):
@@ -87,7 +93,8 @@ REFUSALS = {
     408: "the body came too slowly",
     413: "the body or batch is too large: more than `max_body_mib` or `max_batch_rows`",
     415: "another content type, charset or encoding",
-    422: "fields that cannot be used, each with value, what is allowed and, if unknown, the nearest known name",
+    422: "fields that cannot be used, each with value, what is allowed and, if unknown, the nearest known name; "
+    "an unknown query parameter, or `curve=true` where the version has no curves",
     503: "no champion is loaded yet, or too many large requests at once",
 }
 

@@ -6,6 +6,7 @@
 __all__ = ['ApiKeys', 'RequestBatcher', 'BodyReader', 'Decisions', 'create_app']
 
 # %% ../../nbs/serving/app.ipynb #acc977ad
+import functools
 import gc
 import hashlib
 import hmac
@@ -23,7 +24,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from time import monotonic
 from ..core.applications import ApplicationTable
 from ..core.settings import Settings, SettingsError, load_settings
-from ..core.text import nearest_name
 from .answers import Decision, Health, REFUSALS, Refusal, RefusedApplication
 from .answers import refuse, refused_application, reply
 from .champion import ChampionPoller
@@ -33,9 +33,10 @@ from .gate import Gate
 from .memory import BodyMemory, Lease
 from .middleware import GracefulShutdown, ObservabilityMiddleware
 from .observability import Metrics
+from .query import flag_parameters, read_flags
 from .refusals import Batch, RequestError
 from .requests import read_application, read_json_batch
-from .scorer import Scorer
+from .scorer import NoCurvesError, Scorer
 from .webhook import WebhookError, check_webhook
 
 # %% ../../nbs/serving/app.ipynb #0e8aa75c
@@ -175,17 +176,12 @@ class RequestBatcher:
                     answer.set_result(content)
 
 # %% ../../nbs/serving/app.ipynb #ecb7e695
-def _in_openapi(*types: str, schema: dict, partial: bool = False) -> dict:
-    "The request body in the OpenAPI document, for an endpoint that reads its body itself."
+def _in_openapi(*types: str, schema: dict, flags: tuple[str, ...]) -> dict:
+    "Request body and query in the OpenAPI document, for an endpoint that reads them itself."
     content = {content_type: {"schema": schema} for content_type in types if content_type != "text/csv"}
     if "text/csv" in types:
         content["text/csv"] = {"schema": {"type": "string", "description": "a header of raw names, then a line an application"}}
-    extra = {"requestBody": {"required": True, "content": content}}
-    if partial:
-        meaning = "`true`: applications that cannot be used become error objects in their places"
-        kind = {"type": "string", "enum": ["true", "false"], "default": "false"}
-        extra["parameters"] = [{"name": "partial", "in": "query", "schema": kind, "description": meaning}]
-    return extra
+    return {"requestBody": {"required": True, "content": content}, "parameters": flag_parameters(*flags)}
 
 
 _RESPONSES = {status: {"model": Refusal, "description": text} for status, text in REFUSALS.items()}
@@ -204,18 +200,6 @@ def _document(app: FastAPI, keys: ApiKeys) -> dict:
             document["paths"][path]["post"]["security"] = [{"key": []}]
     app.openapi_schema = document
     return document
-
-# %% ../../nbs/serving/app.ipynb #87759a4c
-def _read_partial(request: Request) -> bool:
-    "The query of a batch. Raises `RequestError`."
-    strange = [name for name in request.query_params if name != "partial"]
-    values = request.query_params.getlist("partial")
-    if strange:
-        raise RequestError(422, f"unknown query parameter {strange[0][:100]!r}.{nearest_name(strange[0][:60], ['partial'])}")
-    if values not in ([], ["true"], ["false"]):
-        shown = "&".join(f"partial={value}" for value in values)[:100]
-        raise RequestError(422, f"the query is {shown!r}; send partial=true or partial=false")
-    return values == ["true"]
 
 # %% ../../nbs/serving/app.ipynb #71261a93
 _IN_LOOP = 2**13  # bytes of a body that is read in the event loop
@@ -270,30 +254,36 @@ class Decisions:
     def __init__(self, poller: ChampionPoller, gate: Gate, metrics: Metrics):
         self._poller, self._gate, self._metrics = poller, gate, metrics
         self._batcher = RequestBatcher(self._score)
+        self._curve_batcher = RequestBatcher(functools.partial(self._score, curve=True))
 
-    def scorer(self, request: Request) -> Scorer:
+    def scorer(self, request: Request, curve: bool = False) -> Scorer:
         "The champion, held for the whole request: a swap meanwhile changes nothing in it. Raises `RequestError`."
         scorer = self._poller.scorer
         if scorer is None:
             raise RequestError(503, f"no champion is loaded yet: {self._poller.last_error or 'it is being loaded'}")
         request.scope["model_version"] = scorer.version
+        if curve:
+            try:
+                scorer.check_curves()
+            except NoCurvesError as error:
+                raise RequestError(422, str(error)) from None
         return scorer
 
-    async def of_one(self, scorer: Scorer, application: ApplicationTable) -> dict:
+    async def of_one(self, scorer: Scorer, application: ApplicationTable, curve: bool = False) -> dict:
         "The answer to an application, a table of one row. Raises `RequestError`."
         self._gate.check_one(scorer, application)
-        return await self._batcher.answer(scorer, application)
+        return await (self._curve_batcher if curve else self._batcher).answer(scorer, application)
 
-    def of_many(self, scorer: Scorer, batch: Batch, partial: bool) -> list[dict]:
+    def of_many(self, scorer: Scorer, batch: Batch, partial: bool, curve: bool = False) -> list[dict]:
         "The answers, with a refusal in its place for each application that is refused. Raises `RequestError`."
         batch = self._gate.check_batch(scorer, batch, partial)
-        answers = iter(self._score(scorer, batch.table))
+        answers = iter(self._score(scorer, batch.table, curve))
         count = batch.table.n + len(batch.refused)
         refused = {place: refused_application(error) for place, error in batch.refused.items()}
         return [refused.get(place) or next(answers) for place in range(count)] if refused else list(answers)
 
-    def _score(self, scorer: Scorer, table: ApplicationTable) -> list[dict]:
-        answers = scorer.score(table) if table.n else []
+    def _score(self, scorer: Scorer, table: ApplicationTable, curve: bool = False) -> list[dict]:
+        answers = scorer.score(table, curve) if table.n else []
         self._gate.annotate(table, answers)
         self._metrics.observe_answers(answers)
         return answers
@@ -334,32 +324,33 @@ def create_app(
 
     @app.post(
         "/predict", response_model=Decision, responses=_RESPONSES,
-        openapi_extra=_in_openapi("application/json", schema={"$ref": "#/components/schemas/Application"}),
+        openapi_extra=_in_openapi("application/json", schema={"$ref": "#/components/schemas/Application"}, flags=("curve",)),
     )  # fmt: skip
     async def predict(request: Request):
         "The decision about one application, sent as a JSON object of raw fields."
         keys.check(request)
+        (curve,) = read_flags(request, "curve", others=True)
         _is_csv(request, False)
         application = await bodies.read(request)
-        return reply(await decisions.of_one(decisions.scorer(request), application))
+        return reply(await decisions.of_one(decisions.scorer(request, curve), application, curve))
 
     many = {"type": "array", "items": {"$ref": "#/components/schemas/Application"}, "maxItems": settings.max_batch_rows}
 
     @app.post(
         "/predict/batch", response_model=list[Decision | RefusedApplication], responses=_RESPONSES,
-        openapi_extra=_in_openapi("application/json", "text/csv", schema=many, partial=True),
+        openapi_extra=_in_openapi("application/json", "text/csv", schema=many, flags=("partial", "curve")),
     )  # fmt: skip
     async def predict_batch(request: Request):
         """The decisions about many applications, in their order.
 
         All are checked before the first is answered; with `partial=true`, each by itself."""
         keys.check(request)
-        partial = _read_partial(request)
+        partial, curve = read_flags(request, "partial", "curve")
         read = read_csv_batch if _is_csv(request, True) else read_json_batch
 
         def answer(body: bytes) -> Response:
             batch = read(body, settings.max_batch_rows, partial)
-            return reply(decisions.of_many(decisions.scorer(request), batch, partial))
+            return reply(decisions.of_many(decisions.scorer(request, curve), batch, partial, curve))
 
         return await bodies.answer(request, answer)
 
