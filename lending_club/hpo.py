@@ -34,7 +34,7 @@ from lending_club.core.hyperparameters import (
 )
 from .core.loans import CleanLoans
 from .core.plots import use_style
-from .core.preprocess import preprocessing
+from .core.matrices import fit_preprocessing
 from .core.registry import connect
 from .core.settings import Settings
 from lending_club.core.study import (
@@ -212,9 +212,8 @@ def search(
     if before is not None:
         log.info("continuing the search with %d of %d trials done", count_done(study), settings.trials)
         end_dead_runs(settings, client, name, [trial.number for trial in trials_in(study, TrialState.FAIL)])
-    prepare = preprocessing(settings.use_addr_state, settings.min_coverage, settings.seed).fit(splits.train)
-    train, validation, layout = splits.train, splits.validation, prepare["encode"].layout_
-    matrices = (prepare.transform(train), train["default"], prepare.transform(validation), validation["default"])
+    prepare, matrices = fit_preprocessing(splits, settings)
+    matrices, layout = matrices[:4], prepare["encode"].layout_
     tags = {"stage": "search", "study": name, "data_hash": clean.data_hash}
     with record_run(settings, client, "search", tags=tags, run_id=before and before.info.run_id):
         if before is None:

@@ -13,12 +13,16 @@ from tqdm import TqdmWarning
 warnings.filterwarnings("ignore", "IProgress not found", TqdmWarning)  # Optuna asks for Jupyter's bars; text bars will do
 
 # %% ../../nbs/core/hyperparameters.ipynb #05b07975
+import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from sklearn.metrics import log_loss, roc_auc_score
 from .estimators import LoanNet, resolve_device
+from .hazard_estimators import HazardNet, expected_charge_offs
+from .hazards import EVENT, HazardMLP, HazardTabM
 from .networks import LoanMLP, LoanTabM
 from .text import LendingClubError
+from .timeline import CHARGE_OFF
 
 # %% ../../nbs/core/hyperparameters.ipynb #4aa0570c
 class SearchError(LendingClubError):
@@ -81,6 +85,10 @@ def suggest(
     return parameters
 
 # %% ../../nbs/core/hyperparameters.ipynb #41f19a31
+_FINAL = {"tabm": LoanTabM, "mlp": LoanMLP}
+_HAZARDS = {"tabm": HazardTabM, "mlp": HazardMLP}
+
+
 def make_net(
     parameters: dict,  # like `default_parameters`
     layout: dict,  # of the matrix, as `LoanEncoder.layout_` gives it
@@ -91,14 +99,18 @@ def make_net(
     device: str = "cpu",  # where to train: `auto`, `cpu`, `cuda` or `cuda:1`
     callbacks=(),  # skorch callbacks, beside the network's own
 ) -> LoanNet:  # not fitted
-    "The network with these parameters. Raises `SearchError` and, for a wrong device, `LendingClubError`."
+    """The network with these parameters; one of hazards where the layout names the column of the term.
+
+    Raises `SearchError` and, for a wrong device, `LendingClubError`."""
     of_network(DEFAULTS, network)
+    estimator, modules = (HazardNet, _HAZARDS) if "term" in layout else (LoanNet, _FINAL)
+    own = {"module": modules[network]}
     if network == "mlp":
-        own = {"module": LoanMLP, "module__hidden": tuple(int(width) for width in parameters["hidden"].split("-"))}
+        own |= {"module__hidden": tuple(int(width) for width in parameters["hidden"].split("-"))}
     else:
-        own = {"module": LoanTabM, "n_bins": parameters["bins"]}
+        own |= {"n_bins": parameters["bins"]}
         own |= {f"module__{name}": parameters[name] for name in ("k", "width", "blocks", "embedding")}
-    return LoanNet(
+    return estimator(
         **own,
         layout=layout,
         module__dropout=parameters["dropout"],
@@ -116,11 +128,19 @@ def make_net(
 def fit_and_measure(
     net: LoanNet,  # not fitted
     X,  # matrix of the training loans, shape (n, n_columns)
-    y,  # their outcomes, shape (n,)
+    y,  # their outcomes, shape (n,), or exposures, shape (n, 4)
     X_valid,  # matrix of the validation loans
     y_valid,  # their outcomes
 ) -> dict[str, float]:  # log_loss and roc_auc on the validation loans, and the number of epochs
-    "Fit with early stopping on the validation loans, and measure on them."
+    """Fit with early stopping on the validation loans, and measure on them.
+
+    Of hazards, `log_loss` is minus the mean log-likelihood of the validation exposures, and `roc_auc` tells loans charged off
+    in them from the others, by the charge-offs that their curves expect in these months."""
     net.fit(X, y, X_valid, y_valid)
+    if isinstance(net, HazardNet):
+        y_valid = np.asarray(y_valid)
+        expected, came = expected_charge_offs(net.predict_cumulative(X_valid), y_valid), y_valid[:, EVENT] == CHARGE_OFF
+        auc = roc_auc_score(came, expected) if came.any() else np.nan
+        return {"log_loss": min(net.history[:, "valid_loss"]), "roc_auc": auc, "epochs": len(net.history)}
     p = net.predict_proba(X_valid)[:, 1].astype(float)
     return {"log_loss": log_loss(y_valid, p), "roc_auc": roc_auc_score(y_valid, p), "epochs": len(net.history)}
