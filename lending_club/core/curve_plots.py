@@ -42,7 +42,7 @@ def plot_vintage_curves(
     groups = _spread(list(table["group"].unique()))
     columns = len(groups) if len(groups) <= 3 else 3 if len(groups) <= 6 else 4
     rows, table = math.ceil(len(groups) / columns), table[table["group"].isin(groups)]
-    size = (max(3.0 * columns, 5), 2.3 * rows + 0.9)
+    size = (max(3.0 * columns, 8), 2.3 * rows + (0.9 if len(groups) > 3 else 1.5))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
     for axis, group in zip(axes.flat, groups, strict=False):
         _curve_panel(axis, table[table["group"] == group])
@@ -86,7 +86,7 @@ def plot_auc_by_month(
     known = {model: table.dropna(subset="roc_auc") for model, table in tables.items()}
     if not any(map(len, known.values())):
         raise EvaluationError("there is no ROC-AUC to draw: no month has enough bad loans; use more loans or a later snapshot")
-    size = {"figsize": (8, 4.6), "height_ratios": (3, 1)}
+    size = {"figsize": (10 if len(tables) > 3 else 8, 4.6), "height_ratios": (3, 1)}
     figure, (ranking, count) = plt.subplots(2, 1, sharex=True, layout="constrained", **size)
     for (model, table), color in zip(known.items(), COLORS, strict=False):
         ranking.fill_between(table.index, table["roc_auc_lower"], table["roc_auc_upper"], color=color, alpha=0.15, lw=0)
@@ -94,7 +94,8 @@ def plot_auc_by_month(
     last = max(table.index.max() for table in known.values() if len(table))
     _loan_counts(count, {model: table["loans"].loc[:last] / 1000 for model, table in tables.items()})
     ranking.set(ylabel="ROC-AUC, 95 % interval", title=title, xlim=(0, last + 0.5))
-    ranking.legend(loc="outside right" if len(tables) > 3 else "best")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    ranking.legend(**(beside if len(tables) > 3 else {"loc": "best"}))
     count.set(xlabel="months on book", ylabel="loans (1,000)")
     count.xaxis.set_major_locator(MultipleLocator(6))
     return figure

@@ -327,12 +327,13 @@ def evaluate_by(
     p,  # shape (n,), probability of default
     groups,  # shape (n,), the group of each loan
     threshold: float | None = None,  # where a loan counts as bad; None: leave out what depends on it
+    decided_by=None,  # as in `evaluate`
 ) -> pd.DataFrame:  # one row a group
     """Everything that `evaluate` gives, by group, with the bad rate's interval; `small` marks groups of few loans.
 
     A group of only good or only bad loans has no ranking and no calibration: NaN. Raises `EvaluationError`."""
     y, p = check_loans(y, p)
-    rows = {}
+    decided_by, rows = p if decided_by is None else np.asarray(decided_by, dtype=float), {}
     for name, index in pd.Series(np.arange(len(y))).groupby(np.asarray(groups), sort=True):
         own_y, own_p = y[index], p[index]
         lower, upper = wilson_interval(np.array([own_y.sum()]), np.array([len(own_y)]))
@@ -341,6 +342,6 @@ def evaluate_by(
             "bad_rate_lower": lower[0], "bad_rate_upper": upper[0], "brier": float(np.mean((own_p - own_y) ** 2)),
         }  # fmt: skip
         if 0 < own_y.sum() < len(own_y):
-            row |= evaluate(own_y, own_p, threshold)
+            row |= evaluate(own_y, own_p, threshold, decided_by[index])
         rows[name] = row | {"small": bool(min(own_y.sum(), len(own_y) - own_y.sum()) < SMALL)}
     return pd.DataFrame.from_dict(rows, orient="index")

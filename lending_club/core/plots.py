@@ -36,6 +36,7 @@ def plot_evaluation(
     p,  # shape (n,), probability of default
     threshold: float,  # where a loan counts as bad
     title: str = "",
+    decided_by=None,  # shape (n,), the PDs over the term that the threshold is compared with; None: `p`
 ):  # the figure
     "ROC curve, calibration by decile, and PD by outcome with the threshold."
     import matplotlib.pyplot as plt  # the model's own environment needs none of it
@@ -54,11 +55,12 @@ def plot_evaluation(
     top = 1.05 * max(mean.max(), high.max())
     calibration.plot([0, top], [0, top], color=MUTED, lw=1)
     calibration.set(xlabel="mean PD of the decile (%)", ylabel="bad rate (%), 95 % interval", title="Calibration")
-    edges = np.linspace(0, max(np.quantile(p, 0.999), threshold) * 100, 40 if len(p) > 2_000 else 16)
+    over_term, unit = (p, "PD (%)") if decided_by is None else (np.asarray(decided_by, dtype=float), "PD over the term (%)")
+    edges = np.linspace(0, max(np.quantile(over_term, 0.999), threshold) * 100, 40 if len(p) > 2_000 else 16)
     for value, name, color in ((0, "good", INK), (1, "bad", ACCENT)):
-        spread.hist(p[y == value] * 100, edges, density=True, histtype="step", color=color, label=name, lw=1.5)
+        spread.hist(over_term[y == value] * 100, edges, density=True, histtype="step", color=color, label=name, lw=1.5)
     spread.axvline(threshold * 100, color="black", lw=1, ls=":", label=f"threshold {threshold * 100:.1f} %")
-    spread.set(xlabel="PD (%)", ylabel="density", title="PD by outcome")
+    spread.set(xlabel=unit, ylabel="density", title="PD by outcome")
     spread.set_ylim(top=1.2 * spread.get_ylim()[1])  # room for the legend
     spread.legend(frameon=False, loc="upper center", ncols=3, columnspacing=1, handlelength=1.2)
     figure.suptitle(title)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEVEL_MONTHS', 'SplitError', 'TimedSplits', 'is_timed', 'timed_split']
 
-# %% ../../nbs/core/timed_splits.ipynb #12ecac98
+# %% ../../nbs/core/timed_splits.ipynb #ef1c8bfa
 import pandas as pd
 from dataclasses import dataclass
 from datetime import date
@@ -15,7 +15,7 @@ from .metrics import EvaluationError
 from .text import LendingClubError
 from .timeline import CHARGE_OFF, PAYOFF, RUNNING, exposure
 
-# %% ../../nbs/core/timed_splits.ipynb #d22dd521
+# %% ../../nbs/core/timed_splits.ipynb #188684e6
 class SplitError(LendingClubError):
     "The loans cannot be split by date as the settings say."
 
@@ -64,7 +64,8 @@ class TimedSplits:
     def summary(self) -> pd.DataFrame:  # one row a part: loans, first and last month of issue, loan_months, charge_offs, payoffs
         "Loans, dates, exposure and endings of each part."
         rows = {name: _summary_of(self.loans.loc[own.index], own) for name, own in self.parts.items()}
-        rows["test"] = _summary_of(self.test, exposure(self.test, self.snapshot + pd.DateOffset(months=1)))
+        if len(self.test):
+            rows["test"] = _summary_of(self.test, exposure(self.test, self.snapshot + pd.DateOffset(months=1)))
         return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -81,7 +82,7 @@ def is_timed(loans: pd.DataFrame) -> bool:  # cleaned loans
     "Whether cleaned loans tell when they ended."
     return "end_month" in loans
 
-# %% ../../nbs/core/timed_splits.ipynb #9adc2a0a
+# %% ../../nbs/core/timed_splits.ipynb #e227e48e
 def timed_split(
     loans: pd.DataFrame,  # as `clean.clean_loans` gives them for `time_to_event`
     train_end: date,
