@@ -18,8 +18,11 @@ from .core.text import LendingClubError, fold_spaces
 # %% ../nbs/cli.ipynb #9ffaadbb
 _RUN_OPTIONS = {
     "data": "data_path",
+    "target": "target",
     "train-end": "train_end",
     "val-end": "val_end",
+    "snapshot": "snapshot",
+    "fit-through": "fit_through",
     "trials": "trials",
     "search-minutes": "search_minutes",
     "network": "network",

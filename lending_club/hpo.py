@@ -197,13 +197,13 @@ def search(
 ) -> optuna.Study:
     "Run the trials that the study still lacks. Raises `SearchError` and `RegistryError`."
     client = connect(settings)
-    name = study_name(settings, clean.data_hash)
+    name = study_name(settings, clean.data_hash, target=clean.target)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=4)
     storage = open_storage(settings.optuna_storage, settings.network)
     study = optuna.create_study(study_name=name, storage=storage, pruner=pruner, load_if_exists=True)
     with study_lock(study, storage):
         if not study.trials:
-            study.enqueue_trial(default_parameters(settings.network))
+            study.enqueue_trial(default_parameters(settings.network, clean.target))
     end_dead_runs(settings, client)
     if count_done(study) >= settings.trials:
         return study

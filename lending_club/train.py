@@ -201,7 +201,7 @@ def walk_forward(
     missing fields are therefore not those that a registered version would give; all other PDs are."""
     quarters, months = settings.walk_forward_quarters, settings.walk_forward_validation_months
     walk = walk_forward_splits(clean.loans, quarters, months, snapshot=clean.snapshot)
-    rows, defaults = {}, default_parameters(settings.network)
+    rows, defaults = {}, default_parameters(settings.network, clean.target)
     for quarter, splits in tqdm(walk.items(), desc="walk-forward", unit=" quarters", delay=2):
         tuned = splits.test["issue_month"].min() >= pd.Timestamp(settings.val_end) and parameters != defaults
         pipeline = fit_pipeline(splits, parameters if tuned else defaults, settings, progress=False, cautious=False)
@@ -282,7 +282,7 @@ def train(
     clean = load_clean(settings)
     splits = split_loans(settings, clean)
     check_fit_through(settings, clean)
-    parameters, origin = best_parameters(settings, clean.data_hash)
+    parameters, origin = best_parameters(settings, clean.data_hash, clean.target)
     log.info("training with %s", origin)
     if clean.target == "final_status":
         log.warning("the target is the final status: %s", LABELS_FROM_THE_FUTURE)

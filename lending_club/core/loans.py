@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RawSource', 'raw_source', 'load_raw', 'loans_key', 'hash_loans', 'CleanLoans', 'cache_file', 'write_cached_loans',
-           'read_cached_loans', 'cached_hash']
+           'read_cached_loans', 'cached_hash', 'cached_target']
 
 # %% ../../nbs/core/loans.ipynb #9f4d0377
 import hashlib
@@ -155,11 +155,20 @@ def read_cached_loans(
     return CleanLoans(table.to_pandas(), **own, repeats=Repeats(**repeats) if repeats else None)
 
 
+def _cached_fact(settings: Settings, name: str):
+    path = cache_file(settings)
+    return json.loads(pa.parquet.read_schema(path).metadata[_METADATA])[name] if path.exists() else None
+
+
 def cached_hash(
     settings: Settings,
 ) -> str | None:  # as `clean.load_clean` would give it
     "The `data_hash` of the cached loans, without reading them; None where they are not cached."
-    path = cache_file(settings)
-    if not path.exists():
-        return None
-    return json.loads(pa.parquet.read_schema(path).metadata[_METADATA])["data_hash"]
+    return _cached_fact(settings, "data_hash")
+
+
+def cached_target(
+    settings: Settings,
+) -> str | None:  # `time_to_event` or `final_status`
+    "The target of the cached loans, without reading them; None where they are not cached."
+    return _cached_fact(settings, "target")

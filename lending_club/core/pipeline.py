@@ -35,12 +35,13 @@ log = logging.getLogger(__name__)
 # %% ../../nbs/core/pipeline.ipynb #a5899df5
 STAGES = ("00_explore", "01_clean", "02_features", "03_hpo", "04_train")
 
-_OF_LOANS = ("data_path", "sample_rows", "seed", "train_end", "val_end", "use_addr_state", "min_coverage", "var_dir")
+_OF_LOANS = ("data_path", "sample_rows", "seed", "target", "train_end", "val_end", "snapshot", "use_addr_state",
+             "min_coverage", "var_dir")  # fmt: skip
 _OF_FIT = (*_OF_LOANS, "network", "epochs", "torch_device", "torch_threads", "mlflow_tracking_uri", "optuna_storage",
            "experiment", "system_metrics")  # fmt: skip
 STAGE_SETTINGS = {
     "03_hpo": (*_OF_FIT, "trials", "search_minutes"),
-    "04_train": (*_OF_FIT, "seeds", "walk_forward_quarters", "walk_forward_validation_months", "registered_model_name",
+    "04_train": (*_OF_FIT, "seeds", "fit_through", "walk_forward_quarters", "walk_forward_validation_months", "registered_model_name",
                  "candidate_alias"),
 }  # fmt: skip
 _PACKAGES = ("lightgbm", "mlflow", "numpy", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "pyarrow", "scikit-learn",
@@ -84,7 +85,7 @@ def stage_key(
     folder: str | Path | None = None,  # the package's folder; None: the installed one
 ) -> str:  # 64 hexadecimal digits
     "Digest of what decides what a stage does."
-    from lending_club.core.loans import cached_hash, loans_key
+    from lending_club.core.loans import cached_hash, cached_target, loans_key
 
     cells = notebook_code(settings.root / "nbs" / f"{stage}.ipynb")
     decides = {
@@ -99,7 +100,7 @@ def stage_key(
         from lending_club.core.study import best_parameters
 
         known = cached_hash(settings)
-        decides["best"] = best_parameters(settings, known) if known else None
+        decides["best"] = best_parameters(settings, known, cached_target(settings)) if known else None
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/core/pipeline.ipynb #adcaeb1c

@@ -22,7 +22,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 from pathlib import Path
 from .hyperparameters import SPACE, SearchError, default_parameters, of_network
-from .loans import cached_hash
+from .loans import cached_hash, cached_target
 from .registry import without_password
 from .settings import Settings
 from .sources import code_digest
@@ -31,7 +31,7 @@ from .sources import code_digest
 log = logging.getLogger(__name__)
 
 # %% ../../nbs/core/study.ipynb #cdbb457f
-STUDY_CODE = ("clean", "core.preprocess", "core.hyperparameters", "core.estimators", "core.networks")
+STUDY_CODE = ("clean", "core.preprocess", "core.hyperparameters", "core.estimators", "core.networks", "core.matrices")
 NOT_STUDY_CODE = (
     "core.settings", "core.files", "core.loans", "core.notices", "core.sample",
     "core.data", "core.containers", "core.delimited", "core.formats", "core.headers",  # files to columns
@@ -44,13 +44,14 @@ def study_name(
     settings: Settings,
     data_hash: str,  # as `clean.load_clean` gives it
     folder: str | Path | None = None,  # the package's folder; None: the installed one
+    target: str = "final_status",  # that of the loans, or `time_to_event`
 ) -> str:
     "The name of the study for these loans, settings and this code. Raises `SearchError`."
     names = ("network", "train_end", "val_end", "use_addr_state", "min_coverage", "seed", "epochs")
     decides = {name: str(getattr(settings, name)) for name in names}
     space = {name: distribution_to_json(values) for name, values in of_network(SPACE, settings.network).items()}
     code = code_digest(*STUDY_CODE, folder=folder, leave_out=NOT_STUDY_CODE)
-    everything = [data_hash, decides, space, default_parameters(settings.network), code]
+    everything = [data_hash, decides, space, default_parameters(settings.network, target), target, code]
     digest = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
     return f"{settings.experiment}-{data_hash[:8]}-{digest[:8]}"
 
@@ -175,10 +176,11 @@ def reap_stale_trials(
 def best_parameters(
     settings: Settings,
     data_hash: str,  # as `clean.load_clean` gives it
+    target: str = "final_status",  # that of the loans, or `time_to_event`
 ) -> tuple[dict, str]:  # parameters, and where they come from
     "The best trial's parameters, or the defaults. Raises `SearchError`."
-    name, storage = study_name(settings, data_hash), open_storage(settings.optuna_storage, settings.network)
-    defaults = default_parameters(settings.network)
+    name = study_name(settings, data_hash, target=target)
+    storage, defaults = open_storage(settings.optuna_storage, settings.network), default_parameters(settings.network, target)
     if name not in optuna.get_all_study_names(storage):
         return defaults, "defaults: no study of these loans, settings and code"
     study = optuna.load_study(study_name=name, storage=storage)
@@ -194,7 +196,10 @@ def is_searched(
 ) -> bool:
     "Whether the study of these loans, settings and code has all its trials. Raises `SearchError`."
     data_hash, storage = cached_hash(settings), open_storage(settings.optuna_storage, settings.network)
-    if data_hash is None or study_name(settings, data_hash) not in optuna.get_all_study_names(storage):
+    if data_hash is None:
         return False
-    study = optuna.load_study(study_name=study_name(settings, data_hash), storage=storage)
+    name = study_name(settings, data_hash, target=cached_target(settings))
+    if name not in optuna.get_all_study_names(storage):
+        return False
+    study = optuna.load_study(study_name=name, storage=storage)
     return count_done(study) >= settings.trials
