@@ -41,8 +41,8 @@ _OF_FIT = (*_OF_LOANS, "network", "epochs", "torch_device", "torch_threads", "ml
            "experiment", "system_metrics")  # fmt: skip
 STAGE_SETTINGS = {
     "03_hpo": (*_OF_FIT, "trials", "search_minutes"),
-    "04_train": (*_OF_FIT, "seeds", "fit_through", "walk_forward_quarters", "walk_forward_validation_months", "registered_model_name",
-                 "candidate_alias"),
+    "04_train": (*_OF_FIT, "seeds", "fit_through", "walk_forward_quarters", "walk_forward_validation_months",
+                 "registered_model_name", "candidate_alias"),
 }  # fmt: skip
 _PACKAGES = ("lightgbm", "mlflow", "numpy", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "pyarrow", "scikit-learn",
              "scipy", "skorch", "torch")  # fmt: skip
