@@ -29,6 +29,7 @@ class TimedSplits:
 
     loans: pd.DataFrame  # all cleaned loans
     snapshot: pd.Timestamp  # month that the file shows
+    train_end: pd.Timestamp
     val_end: pd.Timestamp
     train: pd.DataFrame  # exposures before `train_end`
     validation: pd.DataFrame  # from `train_end` to before `val_end`, of all loans alive then
@@ -98,7 +99,7 @@ def timed_split(
     level = end - pd.DateOffset(months=LEVEL_MONTHS)
     at = loans["end_month"].max() if snapshot is None else pd.Timestamp(snapshot)
     splits = TimedSplits(
-        loans, at, end, exposure(loans, start), exposure(loans, end, since=start), exposure(loans, end),
+        loans, at, start, end, exposure(loans, start), exposure(loans, end, since=start), exposure(loans, end),
         exposure(loans, end, since=level),
     )  # fmt: skip
     _check_part(splits, "train", f"before train_end = {start:%Y-%m-%d}")
