@@ -81,6 +81,9 @@ def load_raw(
     return raw
 
 # %% ../../nbs/core/loans.ipynb #845f26d4
+_NOT_CLEANING = ("core.settings", "core.horizons", "core.metrics")  # the last two say whether a split can be evaluated
+
+
 def loans_key(
     settings: Settings,
 ) -> str:  # 16 hexadecimal digits; empty where there is no such file
@@ -88,7 +91,7 @@ def loans_key(
     identity = raw_source(settings).identity
     if identity is None:
         return ""
-    code = code_digest("clean", leave_out=("core.settings",))  # by name: this module must not import a stage
+    code = code_digest("clean", leave_out=_NOT_CLEANING)  # by name: this module must not import a stage
     meaning = [settings.target, settings.snapshot]
     return hashlib.sha256(json.dumps([identity, code, meaning]).encode()).hexdigest()[:16]
 
@@ -144,11 +147,13 @@ def write_cached_loans(
 # %% ../../nbs/core/loans.ipynb #69d88dc0
 def read_cached_loans(
     path: Path,  # as `cache_file` gives it
-    columns: list[str] | None = None,  # of the cleaned loans; None: all
+    columns: list[str] | None = None,  # of the cleaned loans, those that they have; None: all
 ) -> CleanLoans | None:  # None where they are not cached
     "The cached loans."
     if not path.exists():
         return None
+    if columns is not None:
+        columns = [name for name in columns if name in pa.parquet.read_schema(path).names]
     table = pa.parquet.read_table(path, columns=columns)
     own = json.loads(table.schema.metadata[_METADATA])
     repeats = own.pop("repeats")

@@ -36,7 +36,7 @@ NOT_STUDY_CODE = (
     "core.settings", "core.files", "core.loans", "core.notices", "core.sample",
     "core.data", "core.containers", "core.delimited", "core.formats", "core.headers",  # files to columns
     "core.columns", "core.spellings", "core.ranges", "core.repeats", "core.outcomes",  # columns to loans
-    "core.imputation_fit",  # of the final fit alone
+    "core.imputation_fit", "core.horizons", "core.metrics",  # of the final fit and its evaluation alone
 )  # fmt: skip
 
 
