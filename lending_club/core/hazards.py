@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ENTRY', 'EXIT', 'EVENT', 'TERM', 'KINDS', 'FROM_TERM', 'PERIODS', 'N_PERIODS', 'PERIOD_OF_MONTH', 'N_FACTORS',
-           'base_hazards', 'rate_table', 'exposed_rates', 'HazardTabM', 'HazardMLP', 'HazardLoss', 'HazardCurves',
-           'OneTerm', 'FoldedHazards', 'MeanHazards', 'HazardScoring']
+           'DEVIATION', 'base_hazards', 'rate_table', 'exposed_rates', 'HazardTabM', 'HazardMLP', 'HazardLoss',
+           'HazardCurves', 'OneTerm', 'FoldedHazards', 'MeanHazards', 'HazardScoring']
 
-# %% ../../nbs/core/hazards.ipynb #6566d9f7
+# %% ../../nbs/core/hazards.ipynb #85090e4b
 import copy
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from .networks import FoldedTabM, LoanMLP, LoanTabM, can_be_folded
 from .timeline import CHARGE_OFF, LONGEST_TERM, PAYOFF, RUNNING, TERMS
 
-# %% ../../nbs/core/hazards.ipynb #114cdd7d
+# %% ../../nbs/core/hazards.ipynb #8ae1fa4b
 ENTRY, EXIT, EVENT, TERM = range(4)  # columns of the outcomes, as `timeline.exposure` has them
 KINDS = (CHARGE_OFF, PAYOFF)
 FROM_TERM = (1, 2)  # months before the term's end from which on the month is another: charge-offs pool, payoffs are maturity
@@ -79,7 +79,7 @@ def rate_table(
             table[place, kind, term - first :] = 0
     return table
 
-# %% ../../nbs/core/hazards.ipynb #75418631
+# %% ../../nbs/core/hazards.ipynb #d8745e5b
 PERIODS = (0, 6, 12, 18, 24, 36, 60)  # months on book at which a period begins, and the end of the last one
 N_PERIODS = len(PERIODS) - 1
 PERIOD_OF_MONTH = np.searchsorted(PERIODS, np.arange(LONGEST_TERM), side="right") - 1  # shape (60,)
@@ -93,13 +93,14 @@ def exposed_rates(
     summed = np.cumsum(by_period, axis=2)
     return np.concatenate([np.zeros_like(summed[:, :, :1]), summed], axis=2).transpose(0, 2, 1, 3)
 
-# %% ../../nbs/core/hazards.ipynb #4f97ae8b
+# %% ../../nbs/core/hazards.ipynb #2c2bcc56
 N_FACTORS = len(KINDS) * N_PERIODS
+DEVIATION = 0.3  # scale of a period's deviation: it is learnt more slowly than the score of the whole life
 
 
 def _unflatten(scores, deviations):
     "Scores (..., 2) and deviations (..., 2 * N_PERIODS) to log-factors (..., 2, N_PERIODS)."
-    return scores[..., None] + deviations.unflatten(-1, (len(KINDS), N_PERIODS))
+    return scores[..., None] + DEVIATION * deviations.unflatten(-1, (len(KINDS), N_PERIODS))
 
 
 class HazardTabM(LoanTabM):
@@ -144,7 +145,7 @@ class HazardMLP(LoanMLP):
         scores, deviations = super().forward(X).split((len(KINDS), N_FACTORS), dim=1)
         return _unflatten(scores, deviations)[:, None]
 
-# %% ../../nbs/core/hazards.ipynb #916a7736
+# %% ../../nbs/core/hazards.ipynb #58eb6fbe
 _LOWEST = -30.0  # of a logarithm
 
 
@@ -183,7 +184,7 @@ class HazardLoss(nn.Module):
             log_factors = torch.logsumexp(log_factors, 1, keepdim=True) - np.log(log_factors.shape[1])
         return self.of_each(log_factors, y).mean()
 
-# %% ../../nbs/core/hazards.ipynb #65b866cf
+# %% ../../nbs/core/hazards.ipynb #8b69a30b
 class HazardCurves(nn.Module):
     "Factors, the members' mean, (n, 2, N_PERIODS), and the matrix to cumulative default and payoff, (n, 60, 2)."
 
@@ -228,7 +229,7 @@ class OneTerm(nn.Module):
         "The matrix with that column held."
         return X * self.keep + self.hold
 
-# %% ../../nbs/core/hazards.ipynb #9e9055f7
+# %% ../../nbs/core/hazards.ipynb #3c3a4b38
 class FoldedHazards(FoldedTabM):
     "Fitted `HazardTabM` of one layout as one: float32 (n, n_columns) to mean factors (n, 2, N_PERIODS)."
 
