@@ -109,8 +109,8 @@ def _observed(raw: pd.DataFrame, endings) -> np.ndarray:
     paid_out = raw["loan_status"].map(known).fillna(False).to_numpy(dtype=bool)
     impossible = paid_out & endings.impossible
     if impossible.any():
-        words = f"{impossible.sum():,} loans have a payment before their issue or after the snapshot"
-        words += f" ({month_text(np.array([endings.snapshot]))[0]}): {describe_impossible(raw, endings)}"
+        words = f"{impossible.sum():,} loans have impossible dates (a payment before the issue, or after the snapshot in "
+        words += f"{month_text(np.array([endings.snapshot]))[0]}, or paid without one): {describe_impossible(raw, endings)}"
         if impossible.sum() > IMPOSSIBLE * paid_out.sum():
             raise DataError(f"{words}. Set snapshot to the month of the file, or target = final_status")
         log.warning("%s; they are left out", words)

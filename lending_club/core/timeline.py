@@ -100,7 +100,8 @@ def describe_impossible(
     "Which rows have impossible dates."
     rows = np.flatnonzero(endings.impossible)
     names = raw["id"].astype(str) if "id" in raw and raw["id"].notna().all() else pd.Series(raw.index.astype(str), raw.index)
-    what = [f"{names.iloc[i]} (issued {raw['issue_d'].iloc[i]}, last payment {raw['last_pymnt_d'].iloc[i]})" for i in rows[:most]]
+    paid = raw["last_pymnt_d"].fillna("none")
+    what = [f"{names.iloc[i]} (issued {raw['issue_d'].iloc[i]}, last payment {paid.iloc[i]})" for i in rows[:most]]
     more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
     return f"{', '.join(what)}{more}" if len(rows) else ""
 
