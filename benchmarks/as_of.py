@@ -4,8 +4,8 @@
     python benchmarks/as_of.py accepted_2007_to_2011.csv.gz             # the three test dates; half an hour on two cores
 
 For each date T: fit on what was known before T, test on the loans issued in the six months from T on, with their outcomes over
-the full term. Five ways: LightGBM on the loans that had ended by T (usual); LightGBM on discrete hazards in quarters; the network of
-hazards (the project's default, five seeds); and as bounds that no lender reaches, LightGBM and the network of final statuses with
+the full term. Five ways: LightGBM on the loans that had ended by T (usual); LightGBM on discrete hazards in quarters; the network
+of hazards (the project's defaults, five seeds); and as bounds that no lender reaches, LightGBM and the network of final statuses with
 labels from the future. Choices are made on T = 2009-07, 2009-10 and 2010-01, whose test loans were all issued before 2010-07, and
 are written to as_of_config.json before the loans of a later date are opened. Writes benchmarks/results/as_of.json and as_of.png.
 """
@@ -222,7 +222,8 @@ def draw(pictures: dict):
             ends = months_since_issue(loans.assign(issue_month=loans["end_month"])) - months_since_issue(loans)
             ends = np.where(loans["default"] == 1, np.minimum(ends, term), np.inf)
             ax.plot(months, 100 * (ends[:, None] <= months).mean(0), color=INK, label="observed")
-            ax.plot(months, 100 * own["curve"][own["terms"] == term][:, :term, 0].mean(0), color=ACCENT, ls="--", label="predicted")
+            curve = own["curve"][own["terms"] == term][:, :term, 0].mean(0)
+            ax.plot(months, 100 * curve, color=ACCENT, ls="--", label="predicted")
             ax.set(title=f"{term} months, known by {date}", xlabel="months on book", ylim=(0, None))
     for ax in axes[:, 0]:
         ax.set_ylabel("charged off (%)")

@@ -122,6 +122,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                'lending_club.core.calibration.best_calibrator': ( 'core/calibration.html#best_calibrator',
                                                                                                   'lending_club/core/calibration.py')},
             'lending_club.core.card': { 'lending_club.core.card._calibration': ('core/card.html#_calibration', 'lending_club/core/card.py'),
+                                        'lending_club.core.card._labels': ('core/card.html#_labels', 'lending_club/core/card.py'),
                                         'lending_club.core.card.loans_learnt': ('core/card.html#loans_learnt', 'lending_club/core/card.py'),
                                         'lending_club.core.card.model_card': ('core/card.html#model_card', 'lending_club/core/card.py')},
             'lending_club.core.columns': { 'lending_club.core.columns.Reading': ( 'core/columns.html#reading',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELS_FROM_THE_FUTURE', 'loans_learnt', 'model_card']
 
-# %% ../../nbs/core/card.ipynb #2feb4fbc
+# %% ../../nbs/core/card.ipynb #8f2ec474
 import lending_club
 import pandas as pd
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from .schema import REQUIRED_IN_APPLICATION, pipeline_columns
 from .settings import Settings
 from .timed_splits import TimedSplits
 
-# %% ../../nbs/core/card.ipynb #da4372aa
+# %% ../../nbs/core/card.ipynb #b8c55ea8
 LABELS_FROM_THE_FUTURE = "labels from the future: the final statuses of the file's date, which nobody had at val_end"
 
 
@@ -28,6 +28,10 @@ def loans_learnt(
 ) -> pd.DataFrame:
     "The loans that preprocessing has learnt from."
     return splits.known if isinstance(splits, TimedSplits) else splits.train
+
+
+def _labels(splits: TimedSplits, learnt: TimedSplits) -> str:
+    return "as known at val_end" if learnt is splits else f"as known at the snapshot, {learnt.val_end:%Y-%m}"
 
 
 def model_card(
@@ -53,7 +57,7 @@ def model_card(
         "data_hash": clean.data_hash,
         "source": clean.source,
         "target": clean.target,
-        "labels": "as known at val_end" if timed else LABELS_FROM_THE_FUTURE,
+        "labels": _labels(splits, learnt) if timed else LABELS_FROM_THE_FUTURE,
         "horizon": horizon_name(splits.horizon) if timed else "final status",
         "snapshot": clean.snapshot,
         "splits": splits.summary().to_dict(orient="index"),

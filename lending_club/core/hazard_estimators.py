@@ -42,7 +42,7 @@ def check_exposures(
     return y
 
 # %% ../../nbs/core/hazard_estimators.ipynb #af3ffa9d
-MANY_CHARGE_OFFS = 3_200  # with fewer, more hidden units are left out in training
+MANY_CHARGE_OFFS = 1_600  # with fewer, more hidden units are left out in training
 STEPS_AN_EPOCH = 40  # at least, as long as batches have `SMALLEST_BATCH` loans
 SMALLEST_BATCH = 128
 
@@ -50,7 +50,7 @@ SMALLEST_BATCH = 128
 def more_dropout(
     charge_offs: int,  # that the network learns from
 ) -> float:  # 0 to 0.3
-    "Share of hidden units left out beside the network's own: a tenth for each halving of the charge-offs below `MANY_CHARGE_OFFS`."
+    "Share of hidden units left out beside the network's own: a tenth for each halving below `MANY_CHARGE_OFFS`."
     return float(np.clip(0.1 * np.log2(MANY_CHARGE_OFFS / max(charge_offs, 1)), 0, 0.3))
 
 
