@@ -5,9 +5,9 @@
 
 For each date T: fit on what was known before T, test on the loans issued in the six months from T on, with their outcomes over
 the full term. Five ways: LightGBM on the loans that had ended by T (usual); LightGBM on discrete hazards in quarters; the network
-of hazards (the project's defaults, five seeds); and as bounds that no lender reaches, LightGBM and the network of final statuses with
-labels from the future. Choices are made on T = 2009-07, 2009-10 and 2010-01, whose test loans were all issued before 2010-07, and
-are written to as_of_config.json before the loans of a later date are opened. Writes benchmarks/results/as_of.json and as_of.png.
+of hazards (defaults of the project, five seeds); and as bounds that no lender reaches, LightGBM and the network of final statuses
+with labels from the future. Choices are made on T = 2009-07, 2009-10 and 2010-01, whose test loans were all issued before
+2010-07, and are written to as_of_config.json before the loans of a later date are opened. Writes as_of.json and as_of.png.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from lending_club.core.evaluation import ended_parts
 from lending_club.core.hazard_calibration import level_table
 from lending_club.core.hazard_estimators import curves_of
 from lending_club.core.horizons import outcome_at
-from lending_club.core.hyperparameters import HAZARDS, default_parameters
+from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.parsing import parse_term
 from lending_club.core.plots import ACCENT, INK, use_style
 from lending_club.core.preprocess import FeatureBuilder
@@ -50,7 +50,6 @@ HAZARD_TREES = TREES | {"objective": "multiclass", "num_class": 3, "n_estimators
 # what was compared on the early dates: changes of the defaults
 CHOICES = {
     "default": {},
-    "final-status defaults": dict.fromkeys(HAZARDS["tabm"]),
     "dropout .3, batches of 256": {"dropout": 0.3, "batch_size": 256},
     "dropout .4, batches of 256": {"dropout": 0.4, "batch_size": 256},
     "dropout .5, batches of 256": {"dropout": 0.5, "batch_size": 256},
@@ -196,11 +195,10 @@ def choose(loans: pd.DataFrame):
     table = {}
     for name, change in CHOICES.items():
         base = default_parameters("tabm", "time_to_event")
-        changed = {k: default_parameters("tabm")[k] if v is None else v for k, v in change.items()}
         rows = []
         for date in EARLY:
             splits = split_at(loans, date)[0]
-            net, y = network(splits, base | changed), outcome_at(splits.test, "term")
+            net, y = network(splits, base | change), outcome_at(splits.test, "term")
             rows.append({"kept": figures(y, net["p"]), "moved": figures(y, net["moved"]), "multipliers": net["multipliers"]})
         table[name] = dict(zip(EARLY, rows, strict=True))
         means = {level: {k: float(np.mean([row[level][k] for row in rows])) for k in ("roc_auc", "off", "log_loss")}
