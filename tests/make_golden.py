@@ -34,7 +34,7 @@ def main():
     if folder.exists():
         sys.exit(f"{folder.name} is there already: a golden version is never written anew")
     QuantileNormal.__init__.__kwdefaults__["n_quantiles"] = 60
-    settings = scratch_settings(sample_rows=30_000, train_end=date(2018, 4, 1), val_end=date(2018, 9, 1))
+    settings = scratch_settings(target="final_status", sample_rows=30_000, train_end=date(2018, 4, 1), val_end=date(2018, 9, 1))
     loans = load_clean(settings).loans
     for name in ALL_EQUAL:
         loans[name] = loans[name].where(loans.index % 20 > 0, 1.0)

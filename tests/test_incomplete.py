@@ -10,20 +10,18 @@ from conftest import REPO
 
 from lending_club.clean import clean_loans, load_clean, temporal_split
 from lending_club.core.applications import as_applications
-from lending_club.core.calibration import assemble
 from lending_club.core.compile import compile_pipeline
 from lending_club.core.data import read_loans
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.settings import scratch_settings
 from lending_club.serving.scorer import Scorer
-from lending_club.train import fit_networks
+from lending_club.train import assemble_pipeline, fit_networks
 
 
 def both_ways(splits, settings):
     "The same networks with cautious imputation and without."
     fitted = fit_networks(splits, default_parameters("tabm"), settings, progress=False)
-    parts = fitted[:-1], fitted[-1], splits.calibration, splits.calibration["default"]
-    return assemble(*parts), assemble(*parts, cautious=False)
+    return assemble_pipeline(splits, fitted), assemble_pipeline(splits, fitted, cautious=False)
 
 
 @pytest.fixture(scope="module")
