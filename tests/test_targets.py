@@ -141,7 +141,8 @@ def test_a_version_fitted_through_the_snapshot_and_its_twin(tmp_path):
     assert twin.card["fit_through"] == "val_end, as it was evaluated"
     pd.testing.assert_frame_equal(result.metrics, twin.metrics)
     assert result.card["metrics"] == twin.card["metrics"] and result.card["network"] == twin.card["network"]
-    assert result.card["labels"] == "as known at val_end" and result.card["target"] == "time_to_event"
+    assert result.card["labels"] == "as known at the snapshot, 2019-03" and result.card["target"] == "time_to_event"
+    assert twin.card["labels"] == "as known at val_end"
     assert result.card["threshold"] == result.pipeline[-1].threshold_ != twin.card["threshold"]
     tags = connect(settings).get_model_version(settings.registered_model_name, result.version).tags
     assert tags["fit_through"] == "snapshot" and float(tags["threshold"]) == result.card["threshold"]
