@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'MANY_CHARGE_OFFS', 'STEPS_AN_EPOCH', 'SMALLEST_BATCH', 'ExposureError', 'check_exposures', 'more_dropout',
-           'HazardNet', 'curves_of', 'hazards_of', 'expected_charge_offs', 'HazardAverage']
+           'PredictsCurves', 'HazardNet', 'curves_of', 'hazards_of', 'expected_charge_offs', 'HazardAverage']
 
 # %% ../../nbs/core/hazard_estimators.ipynb #b90182bc
 import logging
@@ -54,7 +54,20 @@ def more_dropout(
     return float(np.clip(0.1 * np.log2(MANY_CHARGE_OFFS / max(charge_offs, 1)), 0, 0.3))
 
 
-class HazardNet(LoanNet):
+class PredictsCurves:
+    "What an estimator with `mean_factors` and `layout_` predicts."
+
+    def predict_cumulative(self, X) -> np.ndarray:
+        "Cumulative default and payoff by month on book, shape (n, 60, 2)."
+        return curves_of(self.mean_factors(X), X, self.layout_)
+
+    def predict_proba(self, X) -> np.ndarray:
+        "Probabilities of good and bad over the term, shape (n, 2)."
+        bad = self.predict_cumulative(X)[:, -1, 0]
+        return np.column_stack([1 - bad, bad])
+
+
+class HazardNet(PredictsCurves, LoanNet):
     "A network of hazards as a scikit-learn classifier; it learns from exposures, (n, 4), and gives PDs over the term, (n, 2)."
 
     def __init__(
@@ -102,15 +115,6 @@ class HazardNet(LoanNet):
             X = OneTerm(term["column"], term["known"], X.shape[1])(torch.from_numpy(X)).numpy()
         return torch.cat([own.double().exp().mean(1) for own in self.forward_iter(X)]).numpy()
 
-    def predict_cumulative(self, X) -> np.ndarray:
-        "Cumulative default and payoff by month on book, shape (n, 60, 2)."
-        return curves_of(self.mean_factors(X), X, self.layout_)
-
-    def predict_proba(self, X) -> np.ndarray:
-        "Probabilities of good and bad over the term, shape (n, 2)."
-        bad = self.predict_cumulative(X)[:, -1, 0]
-        return np.column_stack([1 - bad, bad])
-
 
 def curves_of(
     factors: np.ndarray,  # shape (n, 2, N_PERIODS)
@@ -149,7 +153,7 @@ def expected_charge_offs(
 _KEPT = ("epoch", "dur", "train_loss", "valid_loss")
 
 
-class HazardAverage(ClassifierMixin, BaseEstimator):
+class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
     "Networks of hazards that differ in their seed alone, as one classifier: the mean of their hazards."
 
     def __init__(
@@ -219,15 +223,6 @@ class HazardAverage(ClassifierMixin, BaseEstimator):
         "Mean factors of all networks, shape (n, 2, N_PERIODS)."
         check_is_fitted(self)
         return np.mean([net.mean_factors(X) for net in self.nets_], axis=0)
-
-    def predict_cumulative(self, X) -> np.ndarray:
-        "Cumulative default and payoff by month on book, shape (n, 60, 2)."
-        return curves_of(self.mean_factors(X), X, self.layout_)
-
-    def predict_proba(self, X) -> np.ndarray:
-        "Probabilities of good and bad over the term, shape (n, 2)."
-        bad = self.predict_cumulative(X)[:, -1, 0]
-        return np.column_stack([1 - bad, bad])
 
     def predict(self, X) -> np.ndarray:
         "The more probable class, shape (n,)."
