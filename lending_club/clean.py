@@ -16,7 +16,7 @@ from .core.containers import DataError
 from .core.loans import CleanLoans, cache_file, hash_loans, raw_source, read_cached_loans, write_cached_loans
 from .core.months import month_dates, month_text, parse_month
 from .core.notices import noting, repeat_notes
-from .core.outcomes import ISSUED, ended, status_spelling
+from .core.outcomes import ended, is_paid_out
 from .core.parsing import parse_term
 from .core.repeats import Repeats, check_repeats, count_repeats, drop_repeated_ids
 from .core.sample import draw
@@ -105,8 +105,7 @@ def _dated(raw: pd.DataFrame, keep: np.ndarray, months: np.ndarray) -> np.ndarra
 
 def _observed(raw: pd.DataFrame, endings) -> np.ndarray:
     "Which loans have a known state, possible dates and a term of 36 or 60 months. Raises `DataError` where many have not."
-    known = {text: status_spelling(text) not in (None, ISSUED) for text in raw["loan_status"].dropna().unique()}
-    paid_out = raw["loan_status"].map(known).fillna(False).to_numpy(dtype=bool)
+    paid_out = is_paid_out(raw["loan_status"])
     impossible = paid_out & endings.impossible
     if impossible.any():
         words = f"{impossible.sum():,} loans have impossible dates (a payment before the issue, or after the snapshot in "

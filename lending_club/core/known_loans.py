@@ -11,7 +11,7 @@ import pandas as pd
 from datetime import date
 from .containers import DataError
 from .months import month_dates
-from .outcomes import ISSUED, status_spelling
+from .outcomes import is_paid_out
 from .parsing import parse_term
 from .plots import ACCENT, INK, MUTED
 from .sample_truth import true_cumulative
@@ -28,8 +28,7 @@ def timed_loans(
     if missing := what_is_missing(loans):
         raise DataError(f"{missing}, so it cannot tell when loans ended: use another copy of the file")
     own = reconstruct(loans, snapshot)
-    known = {text for text in loans["loan_status"].dropna().unique() if status_spelling(text) not in (None, ISSUED)}
-    keep = loans["loan_status"].isin(known).to_numpy() & ~own.impossible & ~np.isnan(own.issued)
+    keep = is_paid_out(loans["loan_status"]) & ~own.impossible & ~np.isnan(own.issued)
     months = {"issue_month": month_dates(own.issued), "end_month": month_dates(own.end)}
     return pd.DataFrame(months | {"default": own.bad, "term": loans["term"]}, index=loans.index)[keep]
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['log', 'FULLY_PAID', 'CHARGED_OFF', 'DEFAULT', 'OUTSIDE_POLICY', 'FINAL_STATUSES', 'RUNNING_STATUSES', 'ARREARS',
-           'ISSUED', 'status_spelling', 'target', 'ended']
+           'ISSUED', 'status_spelling', 'target', 'is_paid_out', 'ended']
 
 # %% ../../nbs/core/outcomes.ipynb #2b302f9a
 import logging
+import numpy as np
 import pandas as pd
 from .containers import DataError
 from .spellings import fold_letters
@@ -57,6 +58,14 @@ def target(
     "Whether each loan went bad."
     bad = {text: FINAL_STATUSES.get(status_spelling(text)) for text in loan_status.dropna().unique()}
     return loan_status.map(bad).astype(float)
+
+# %% ../../nbs/core/outcomes.ipynb #39ee33fb
+def is_paid_out(
+    loan_status: pd.Series,  # shape (n,), raw
+) -> np.ndarray:  # shape (n,), bool
+    "Whether each loan has a status that says what became of it: final, or running."
+    known = {text: status_spelling(text) not in (None, ISSUED) for text in loan_status.dropna().unique()}
+    return loan_status.map(known).fillna(False).to_numpy(dtype=bool)
 
 # %% ../../nbs/core/outcomes.ipynb #5b8b702b
 def ended(
