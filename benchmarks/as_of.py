@@ -50,10 +50,11 @@ HAZARD_TREES = TREES | {"objective": "multiclass", "num_class": 3, "n_estimators
 # what was compared on the early dates: changes of the defaults
 CHOICES = {
     "default": {},
-    "dropout .3, batches of 256": {"dropout": 0.3, "batch_size": 256},
-    "dropout .4, batches of 256": {"dropout": 0.4, "batch_size": 256},
-    "dropout .5, batches of 256": {"dropout": 0.5, "batch_size": 256},
-    "width 32": {"width": 32},
+    "width 64, two blocks": {"width": 64, "blocks": 2},
+    "two blocks, dropout .2": {"blocks": 2, "dropout": 0.2},
+    "dropout .2": {"dropout": 0.2},
+    "dropout .1": {"dropout": 0.1},
+    "16 members": {"k": 16},
 }
 
 

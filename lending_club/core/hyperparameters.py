@@ -55,7 +55,7 @@ SPACE = {
 }
 
 
-HAZARDS: dict[str, dict] = {"tabm": {}, "mlp": {}}  # what differs for networks of hazards
+HAZARDS: dict[str, dict] = {"tabm": {"width": 32, "blocks": 1}, "mlp": {}}  # what differs for networks of hazards
 
 
 def of_network(
