@@ -1,7 +1,7 @@
 """What a lender could have learnt by a date, on real loans: networks of hazards against what is usual.
 
     python benchmarks/as_of.py accepted_2007_to_2011.csv.gz --choose    # early dates: compare choices, write as_of_config.json
-    python benchmarks/as_of.py accepted_2007_to_2011.csv.gz             # the three test dates; half an hour on two cores
+    python benchmarks/as_of.py accepted_2007_to_2011.csv.gz             # the three test dates; ten minutes on one core
 
 For each date T: fit on what was known before T, test on the loans issued in the six months from T on, with their outcomes over
 the full term. Five ways: LightGBM on the loans that had ended by T (usual); LightGBM on discrete hazards in quarters; the network

@@ -2,8 +2,8 @@
 
     python benchmarks/running.py           # three seeds; five minutes on one core
 
-The sample's file is of March 2019; the network learns time to event from what had happened by 2017-01, a good third of the
-loans issued by then had ended. The true PD of every later loan is known. Beside it stands the network of final statuses on the
+The sample's file is of March 2019; the network learns time to event from what had happened by 2017-01, when 37 % of the
+loans issued had ended. The true PD of every later loan is known. Beside it stands the network of final statuses on the
 same loans with all outcomes known, as nobody has them, and the project's LightGBM on the ended loans. Judges the learner, not
 its quality on real loans. Writes benchmarks/results/running.json.
 """
@@ -12,34 +12,23 @@ import argparse
 import json
 import os
 import time
-from datetime import date
 from pathlib import Path
 
 os.environ["TQDM_DISABLE"] = "1"
 
 import numpy as np
 import pandas as pd
+from truth import known_sample
 
-from lending_club.clean import clean_with_rows, temporal_split
 from lending_club.core.evaluation import ended_parts
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.parsing import parse_term
-from lending_club.core.sample import draw
 from lending_club.core.sample_truth import true_cumulative
 from lending_club.core.settings import scratch_settings
 from lending_club.train import fit_pipeline, score_models
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ALL_ENDED = 2025 * 12.0  # January 2025, in months since the beginning of year 0: six years after the last loan was issued
 AGES = (12, 24, 36)  # months on book of the curves that are compared
-
-
-def known_sample(rows: int, target: str):
-    "Splits of the sample and the true PDs of its test loans; with final statuses every loan has ended."
-    sample = draw(rows, 42, **({"snapshot": ALL_ENDED} if target == "final_status" else {}))
-    loans, order = clean_with_rows(sample.loans, target=target)
-    splits = temporal_split(loans, date(2016, 1, 1), date(2017, 1, 1))
-    return splits, sample.true_pd[order][splits.test.index]
 
 
 def figures(p: np.ndarray, true_pd: np.ndarray, test: pd.DataFrame) -> dict:
@@ -69,7 +58,7 @@ def main():
     parser.add_argument("--rows", type=int, default=60_000, help="size of the sample (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="seeds of the fits (default: %(default)s)")
     options = parser.parse_args()
-    known = {target: known_sample(options.rows, target) for target in ("time_to_event", "final_status")}
+    known = {target: known_sample(options.rows, target)[1:] for target in ("time_to_event", "final_status")}
     names = {"time_to_event": "as of 2017-01", "final_status": "all outcomes known"}
     timed, true_pd = known["time_to_event"]
     result = {"rows": options.rows, "mean_true_pd": true_pd.mean(), "known_loans": len(timed.known),

@@ -35,10 +35,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 ALL_ENDED = 2025 * 12.0  # January 2025, in months since the beginning of year 0: six years after the last loan was issued
 
 
-def known_sample(rows: int):
-    "Splits of a sample in which every loan has ended, and the true PDs of its test loans."
-    sample = draw(rows, 42, snapshot=ALL_ENDED)
-    loans, order = clean_with_rows(sample.loans)
+def known_sample(rows: int, target: str = "final_status"):
+    "Splits of a sample and the true PDs of its test loans; with final statuses every loan has ended."
+    sample = draw(rows, 42, **({"snapshot": ALL_ENDED} if target == "final_status" else {}))
+    loans, order = clean_with_rows(sample.loans, target=target)
     splits = temporal_split(loans, date(2016, 1, 1), date(2017, 1, 1))
     return loans, splits, sample.true_pd[order][splits.test.index]
 

@@ -45,26 +45,27 @@ def _smooth(values: np.ndarray, weights: np.ndarray, spread: float) -> np.ndarra
     return kernel @ values / kernel.sum(axis=1)
 
 
-def _stand_ins(at_risk: np.ndarray, endings: np.ndarray, months: float) -> np.ndarray:  # (2, months)
+def _stand_ins(at_risk: np.ndarray, endings: np.ndarray, loan_months: float) -> np.ndarray:  # (2, months)
     "What each month is drawn to: the mean hazard of charge-off; the latest hazard of payoff, from its last twelve months on."
     mean = endings.sum(axis=1, keepdims=True) / np.maximum(at_risk.sum(axis=1, keepdims=True), 1)
     result = np.repeat(np.maximum(mean, 1e-6), LONGEST_TERM, axis=1)
-    reached = np.flatnonzero(at_risk[1] >= months)
+    reached = np.flatnonzero(at_risk[1] >= loan_months)
     if len(reached):
         latest = slice(max(reached[-1] - 11, 0), reached[-1] + 1)
         result[1, latest.start :] = max(endings[1, latest].sum() / at_risk[1, latest].sum(), 1e-6)
     return result
 
 
-def _common_rates(at_risk: np.ndarray, endings: np.ndarray, months: float, spread: float) -> np.ndarray:  # (2, months)
+def _common_rates(at_risk: np.ndarray, endings: np.ndarray, loan_months: float, spread: float) -> np.ndarray:  # (2, months)
     "Rates by month on book, smooth and drawn to their stand-ins with the weight of some loan-months."
-    logs = np.log((endings + months * _stand_ins(at_risk, endings, months)) / (at_risk + months))
+    drawn = endings + loan_months * _stand_ins(at_risk, endings, loan_months)
+    logs = np.log(drawn / (at_risk + loan_months))
     return np.exp([_smooth(own, weights + 1, spread) for own, weights in zip(logs, at_risk, strict=True)])
 
 
 def base_hazards(
     y: np.ndarray,  # shape (n, 4), whole numbers: entry, exit, event, term, as `timeline.exposure` gives them
-    months: float = 300.0,  # loan-months of the stand-in that each month gets
+    loan_months: float = 300.0,  # of the stand-in that each month gets
     spread: float = 1.2,  # standard deviation of the smoothing, months
     prior: float = 50.0,  # endings that the rates of both terms are worth, against a term's own
 ) -> tuple[np.ndarray, float]:  # (2 terms, 2 kinds, 60), rates a month; factor of charge-off in a term's last month
@@ -72,7 +73,7 @@ def base_hazards(
     at_risk, endings = (np.array(own) for own in zip(*(_counts(y[y[:, TERM] == term]) for term in TERMS), strict=True))
     level = np.ones((len(TERMS), len(KINDS), 1))
     for _ in range(_ROUNDS):  # rates and levels of a model of both factors, one after the other
-        rates = _common_rates((level * at_risk).sum(axis=0), endings.sum(axis=0), months, spread)
+        rates = _common_rates((level * at_risk).sum(axis=0), endings.sum(axis=0), loan_months, spread)
         due = (rates * at_risk).sum(axis=2, keepdims=True)
         level = (endings.sum(axis=2, keepdims=True) + prior) / (due + prior)
         level /= np.maximum((level * due).sum(axis=0), 1e-12) / np.maximum(due.sum(axis=0), 1e-12)
