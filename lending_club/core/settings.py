@@ -61,7 +61,7 @@ class Settings:
 
     data_path: str = _setting("sample", "`sample` for the built-in sample, or a file, folder or pattern (`data/*.csv`) of loans")
     sample_rows: int = _setting(60_000, "loans in the built-in sample", minimum=100)
-    target: str = _setting("final_status", "`time_to_event`, `final_status`, or `auto`: by what the file tells", **_TARGET)
+    target: str = _setting("auto", "`time_to_event`, `final_status`, or `auto`: by what the file tells", **_TARGET)
     train_end: date = _setting(date(2016, 1, 1), "what was known before this date is trained on")
     val_end: date = _setting(date(2017, 1, 1), "what happened from train_end to before this date validates; later loans test")
     snapshot: str = _setting("", "month that the file shows its loans in; empty: that of the latest last_pymnt_d", pattern=_MONTH)
