@@ -8,7 +8,8 @@ First every tree model and a second network are tuned, 25 Optuna trials on valid
 are written to benchmarks/results/models_config.json. Only then are test loans opened: two cuts, and six quarters walking
 forward, each with the latest configuration that was tuned on earlier loans. `network` has its defaults everywhere. Same loans,
 same columns, same refit on the validation loans that found the number of epochs or rounds, same calibration. 5 seeds for
-networks, 3 for trees, averaged. Writes models.json and models.png beside it.
+networks, 3 for trees, averaged. All of them learn final statuses of the file's date, labels from the future that no lender had.
+The network of hazards, which learns only what was known at `val_end`, stands beside each cut. Writes models.json and models.png.
 """
 
 import argparse
@@ -42,13 +43,14 @@ from lending_club.clean import Splits, clean_loans, temporal_split, walk_forward
 from lending_club.core.calibration import best_calibrator
 from lending_club.core.data import read_loans
 from lending_club.core.estimators import LoanNet, SeedAverage
-from lending_club.core.hyperparameters import DEFAULTS, make_net
+from lending_club.core.hyperparameters import DEFAULTS, default_parameters, make_net
 from lending_club.core.hyperparameters import suggest as suggest_network
 from lending_club.core.metrics import evaluate
 from lending_club.core.networks import LoanMLP
 from lending_club.core.plots import use_style
 from lending_club.core.preprocess import preprocessing
-from lending_club.core.settings import Settings
+from lending_club.core.settings import Settings, scratch_settings
+from lending_club.train import fit_pipeline
 
 RESULTS = Path(__file__).resolve().parent / "results"
 EARLY = (date(2010, 1, 1), date(2010, 7, 1))
@@ -239,6 +241,20 @@ def score_all(splits: Splits, config: dict) -> dict:
         return {name: score(name, splits, inputs, config) for name in MODELS}
 
 
+def time_to_event(loans: pd.DataFrame, begin: date, end: date) -> dict:
+    "The network of hazards, fitted on what was known at `end`; PDs of the test loans over their term."
+    splits = temporal_split(loans, begin, end)
+    settings = scratch_settings(seeds=NET_SEEDS, epochs=60, torch_device="cpu")
+    start = time.perf_counter()
+    pipeline = fit_pipeline(splits, default_parameters("tabm", "time_to_event"), settings, progress=False, cautious=False)
+    seconds = (time.perf_counter() - start) / NET_SEEDS
+    start = time.perf_counter()
+    p = pipeline.predict_proba(splits.test)[:, 1]
+    rows = len(p) * NET_SEEDS / (time.perf_counter() - start)
+    steps = pipeline[-1].net.epochs_
+    return {"p": p, "raw": p, "each": p[None], "steps": steps, "fit_seconds": seconds, "rows_per_second": rows}
+
+
 # --- evaluation
 
 
@@ -309,6 +325,24 @@ def report(test: pd.DataFrame, scored: dict) -> dict:
     return result
 
 
+def beside(test: pd.DataFrame, timed: pd.DataFrame, network: dict, hazards: dict) -> dict:
+    "By term: the network of hazards on the test loans of a cut, and its difference to the network of final statuses."
+    same = all((test[name].to_numpy() == timed[name].to_numpy()).all() for name in ("issue_month", "loan_amnt", "default"))
+    assert same, "the test loans differ between the targets"
+    terms, result = test["term"].str.strip(), {}
+    for part in ("all", *sorted(terms.unique())):
+        keep = np.ones(len(test), bool) if part == "all" else (terms == part).to_numpy()
+        y, own = outcomes(test)[keep], hazards | {name: hazards[name][..., keep] for name in ("p", "raw", "each")}
+        full, pairs = metrics(y, own), [(y, own["p"], network["p"][keep])]
+        result[part] = {name: value for name, value in full.items() if not name.startswith(("raw", "single"))}
+        result[part] |= {"mean_pd": float(own["p"].mean()), "mean_pd_of_final_status": float(network["p"][keep].mean())}
+        result[part] |= {"bad_rate": float(y.mean())}
+        result[part]["against_network"] = {
+            "roc_auc": bootstrap(pairs, fast_auc), "log_loss": bootstrap(pairs, fast_log_loss)
+        }  # fmt: skip
+    return result
+
+
 def best_tree(rows: dict) -> str:
     return max(TREES, key=lambda name: rows[name]["roc_auc"])
 
@@ -321,7 +355,8 @@ def main():
     parser.add_argument("--quarters", type=int, default=6, help="quarters walking forward (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    loans = clean_loans(read_loans(options.data))
+    raw = read_loans(options.data)
+    loans, running = clean_loans(raw), clean_loans(raw, target="time_to_event")
     start = time.perf_counter()
 
     def say(text):
@@ -354,10 +389,15 @@ def main():
     tasks = cuts | {quarter: (splits, tuned_before(quarter)) for quarter, splits in walk.items()}
     scored = Parallel(options.jobs)(delayed(score_all)(*task) for task in tasks.values())
     scored = dict(zip(tasks, scored, strict=True))
+    hazards = Parallel(options.jobs)(delayed(time_to_event)(running, begin, end) for begin, end in CUTS.values())
     say("all are fitted")
     result = {"data": options.data.name, "seeds": {"networks": NET_SEEDS, "trees": TREE_SEEDS}, "cuts": {}}
     for title in CUTS:
         result["cuts"][title] = report(cuts[title][0].test, scored[title])
+    result["time_to_event"] = {
+        title: beside(cuts[title][0].test, temporal_split(running, begin, end).test, scored[title]["network"], own)
+        for (title, (begin, end)), own in zip(CUTS.items(), hazards, strict=True)
+    }
     tests = {quarter: splits.test for quarter, splits in walk.items()}
     rows = {q: {name: metrics(outcomes(tests[q]), model) for name, model in scored[q].items()} for q in tests}
     result["walk_forward"] = {
@@ -383,6 +423,11 @@ def show(result: dict):
             tree = best_tree(content["models"])
             print(f"\nagainst {tree}, the best tree here: {content['against'][tree]}")
             print(f"against the plain MLP: {content['against']['plain MLP']}")
+    for title, parts in result["time_to_event"].items():
+        print(f"\n{title}; the network of hazards, and its difference to the network of final statuses\n")
+        rows = {part: {k: v for k, v in own.items() if k not in ("steps", "against_network")} for part, own in parts.items()}
+        print(pd.DataFrame(rows).T.astype(float).round(4).to_markdown())
+        print({part: own["against_network"] for part, own in parts.items()})
     walk = result["walk_forward"]
     print("\nwalk-forward\n")
     print(pd.DataFrame({q: {n: m["roc_auc"] for n, m in c["models"].items()} for q, c in walk["quarters"].items()}).to_markdown())

@@ -128,9 +128,18 @@ class Splits:
     calibration: pd.DataFrame  # the later part: calibration and threshold
     test: pd.DataFrame
 
+    @property
+    def parts(self) -> dict[str, pd.DataFrame]:
+        "The periods before the test, by name."
+        return {"train": self.train, "validation": self.validation, "calibration": self.calibration}
+
+    @property
+    def recent(self) -> pd.DataFrame:
+        "The last loans before the test."
+        return self.calibration
+
     def summary(self) -> pd.DataFrame:  # one row a part: loans, first and last month of issue, bad rate
         "Rows, dates and bad rate of each part."
-        parts = {"train": self.train, "validation": self.validation, "calibration": self.calibration, "test": self.test}
         rows = {
             name: {
                 "loans": len(part),
@@ -138,7 +147,7 @@ class Splits:
                 "to": f"{part['issue_month'].max():%Y-%m}",
                 "bad_rate": part["default"].mean(),
             }
-            for name, part in parts.items()
+            for name, part in (self.parts | {"test": self.test}).items()
         }
         return pd.DataFrame.from_dict(rows, orient="index")
 

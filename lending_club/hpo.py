@@ -186,7 +186,7 @@ def run_trials(
                     "the errors are tags of their MLflow runs"
                 )
             best = f"{study.best_value:.4f}" if trials_in(study, TrialState.COMPLETE) else "-"
-            bar.set_postfix(best_log_loss=best, pruned=len(trials_in(study, TrialState.PRUNED)), refresh=False)
+            bar.set_postfix(best_loss=best, pruned=len(trials_in(study, TrialState.PRUNED)), refresh=False)
             bar.update(count_done(study) - bar.n)
 
 # %% ../nbs/03_hpo.ipynb #f7c06713

@@ -41,9 +41,10 @@ def compare_versions(
         numbers = [name for name in version.tags if name.startswith("test_") and name not in texts]
         metrics = {name.removeprefix("test_"): float(version.tags[name]) for name in numbers}
         plain = {name: version.tags.get(name, "unknown")[:12] for name in texts}
+        kind = {name: version.tags.get(name, "unknown") for name in ("target", "horizon")}
         created = pd.to_datetime(version.creation_timestamp, unit="ms").strftime("%Y-%m-%d %H:%M")
         threshold = {"threshold": float(version.tags["threshold"])} if "threshold" in version.tags else {}
-        return {"version": str(version.version), "registered (UTC)": created, **metrics, **threshold, **plain}
+        return {"version": str(version.version), "registered (UTC)": created, **kind, **metrics, **threshold, **plain}
 
     table = pd.DataFrame({"candidate": facts(candidate), "champion": facts(champion)}, dtype=object)
     order = [*facts(candidate), *(k for k in facts(champion) if k not in facts(candidate))]

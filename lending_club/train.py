@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 from .clean import Splits, load_clean, sample_truth, split_loans, temporal_split, walk_forward_splits
-from .core.baselines import baselines
 from .core.bundle import model_requirements, reference_distributions, write_bundle
 from .core.calibration import assemble
 from .core.card import LABELS_FROM_THE_FUTURE, loans_learnt, model_card
@@ -25,9 +25,12 @@ from .core.examples import example_answers
 from .core.compile import check_compiled, compile_pipeline
 from .core.estimators import SeedAverage
 from lending_club.core.evaluation import (
-    TestScores, compare_timed, compare_timed_by_term, score_timed, timed_figures, timed_tables,
+    TestScores, compare_timed, compare_timed_by_term, score_timed, term_names, timed_figures, timed_tables,
 )  # fmt: skip
 from .core.files import file_digest
+from lending_club.core.final_evaluation import (
+    compare_final, compare_final_by_term, final_figures, final_tables, score_final,
+)  # fmt: skip
 from .core.fit_through import check_fit_through, fit_through_snapshot
 from .core.hazard_calibration import assemble_timed
 from .core.hazard_estimators import HazardAverage
@@ -35,15 +38,9 @@ from .core.horizons import horizon_name
 from .core.hyperparameters import default_parameters, make_net
 from .core.kept import KeptError, keep_fitted, load_fitted, saying_how_to_continue
 from .core.loans import CleanLoans, hash_loans
-from lending_club.core.metrics import (
-    REPORTED_METRICS,
-    best_f1_threshold,
-    decile_table,
-    evaluate,
-    evaluate_by,
-    threshold_curve,
-)
-from .core.plots import plot_decision, plot_evaluation, plot_groups, plot_quarters, use_style
+from .core.metrics import REPORTED_METRICS
+from .core.parsing import parse_term
+from .core.plots import plot_quarters, use_style
 from .core.matrices import fit_preprocessing
 from .core.preprocess import application_frame
 from .core.registry import connect, register_candidate
@@ -53,7 +50,6 @@ from .core.settings import Settings, read_setting
 from .core.study import best_parameters
 from .core.timed_splits import TimedSplits
 from .core.temporary import temporary_folder
-from .core.text import fold_spaces
 from .core.tracking import end_dead_runs, log_environment, log_loans, record_run
 
 # %% ../nbs/04_train.ipynb #b7bde89e
@@ -102,18 +98,24 @@ def assemble_pipeline(
     return assemble(fitted[:-1], fitted[-1], splits.calibration, splits.calibration["default"], cautious)
 
 # %% ../nbs/04_train.ipynb #7e993c41
+_TIMED = SimpleNamespace(score=score_timed, compare=compare_timed, by_term=compare_timed_by_term, tables=timed_tables,
+                         figures=timed_figures)  # fmt: skip
+_FINAL = SimpleNamespace(score=score_final, compare=compare_final, by_term=compare_final_by_term, tables=final_tables,
+                         figures=final_figures)  # fmt: skip
+
+
+def _evaluation(splits: Splits | TimedSplits) -> SimpleNamespace:
+    "The functions that evaluate the target of these splits."
+    return _TIMED if isinstance(splits, TimedSplits) else _FINAL
+
+
 def score_models(
     splits: Splits | TimedSplits,
     pipeline: Pipeline,  # fitted
     seed: int = 42,  # of what is drawn at random
 ) -> dict[str, TestScores]:  # `network` first, then what it must beat
     "The network and the baselines on the test loans, each with its own best threshold."
-    if isinstance(splits, TimedSplits):
-        return score_timed(splits, pipeline, seed)
-    scored = {"network": TestScores(pipeline.predict_proba(splits.test)[:, 1], float(pipeline[-1].threshold_))}
-    for name, (p_calibration, p_test) in baselines(splits, pipeline[:-1], seed).items():
-        scored[name] = TestScores(p_test, best_f1_threshold(splits.calibration["default"], p_calibration))
-    return scored
+    return _evaluation(splits).score(splits, pipeline, seed)
 
 
 def compare(
@@ -121,10 +123,7 @@ def compare(
     scored: dict[str, TestScores],  # as `score_models` gives it
 ) -> pd.DataFrame:  # one row a model, metrics on the test loans
     "All models on all test loans; with time to event, on those that have reached the headline horizon, at that horizon."
-    if isinstance(splits, TimedSplits):
-        return compare_timed(splits, scored)
-    rows = {name: evaluate(splits.test["default"], model.p, model.threshold) for name, model in scored.items()}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return _evaluation(splits).compare(splits, scored)
 
 
 def compare_by_term(
@@ -132,39 +131,15 @@ def compare_by_term(
     scored: dict[str, TestScores],  # as `score_models` gives it
 ) -> pd.DataFrame:  # one row a term and model
     "All models within each term: 36 and 60 months pool differently, and much of a total is that."
-    if isinstance(splits, TimedSplits):
-        return compare_timed_by_term(splits, scored)
-    terms = _terms(splits.test)
-    by_model = {n: evaluate_by(splits.test["default"], model.p, terms, model.threshold) for n, model in scored.items()}
-    together = pd.concat(by_model, names=["model", "term"]).swaplevel()
-    order = [(term, name) for term in sorted(terms.unique()) for name in scored]
-    return together.loc[order]
-
-
-def _terms(loans: pd.DataFrame) -> pd.Series:
-    return loans["term"].map(fold_spaces, na_action="ignore").fillna("missing")
+    return _evaluation(splits).by_term(splits, scored)
 
 # %% ../nbs/04_train.ipynb #d09a57de
 def evaluation_tables(
     splits: Splits | TimedSplits,
     scored: dict[str, TestScores],  # as `score_models` gives it
 ) -> dict[str, pd.DataFrame]:  # `by_term`, `by_grade`, `by_vintage`, `deciles`, `thresholds`, `confusion`
-    "The evaluation of the network on the test loans in detail; with time to event, see `evaluation.timed_tables`."
-    if isinstance(splits, TimedSplits):
-        return timed_tables(splits, scored)
-    network = scored["network"]
-    test, p = splits.test, network.p
-    y = test["default"].to_numpy()
-    groups = {
-        "by_term": _terms(test),
-        "by_grade": test["grade"].fillna("missing"),
-        "by_vintage": test["issue_month"].dt.to_period("Q").astype(str),
-    }
-    tables = {name: evaluate_by(y, p, group, network.threshold) for name, group in groups.items()}
-    predicted = np.where(p >= network.threshold, "predicted bad", "predicted good")
-    confusion = pd.crosstab(np.where(y == 1, "bad", "good"), predicted)
-    confusion = confusion.reindex(index=["good", "bad"], columns=["predicted good", "predicted bad"], fill_value=0)
-    return tables | {"deciles": decile_table(y, p), "thresholds": threshold_curve(y, p), "confusion": confusion}
+    "The evaluation of the network on the test loans in detail; with time to event more, see `evaluation.timed_tables`."
+    return _evaluation(splits).tables(splits, scored)
 
 
 def evaluation_figures(
@@ -174,20 +149,8 @@ def evaluation_figures(
     walk: pd.DataFrame | None = None,  # as `walk_forward` gives it
 ) -> dict:  # file name to figure
     "The pictures of the evaluation; those of a walk forward where there was one."
-    own = timed_figures if isinstance(splits, TimedSplits) else _final_figures
-    figures = own(splits, network, tables)
+    figures = _evaluation(splits).figures(splits, network, tables)
     return figures if walk is None else figures | {"walk_forward": plot_quarters(walk)}
-
-
-def _final_figures(splits: Splits, network: TestScores, tables: dict[str, pd.DataFrame]) -> dict:
-    y, first = splits.test["default"], splits.test["issue_month"].min()
-    title = f"{len(y):,} test loans issued from {first:%Y-%m} on"
-    groups = {name.removeprefix("by_"): table for name, table in tables.items() if name.startswith("by_")}
-    return {
-        "evaluation": plot_evaluation(y, network.p, network.threshold, title),
-        "decision": plot_decision(y, network.p, network.threshold, title),
-        "groups": plot_groups(groups, title),
-    }
 
 # %% ../nbs/04_train.ipynb #74384b6d
 def walk_forward(
@@ -229,8 +192,8 @@ def compare_with_truth(
     Metrics are on what the test loans show: with time to event at the headline horizon, else on their final status."""
     truth = sample_truth(settings).loc[splits.test.index]
     if isinstance(splits, TimedSplits):
-        months = np.where(splits.test["term"].str.contains("60"), 60, 36)
-        own = TestScores(truth["true_pd"].to_numpy(), 0.5, true_cumulative(truth["true_pd"].to_numpy(), months)[:, :, 0])
+        true_pd, months = truth["true_pd"].to_numpy(), parse_term(splits.test["term"].to_numpy()).astype(int)
+        own = TestScores(true_pd, 0.5, true_cumulative(true_pd, months)[:, :, 0])
         beside = scored | {"truth": own}
     else:
         names = {"truth": "true_pd", "truth given final": "pd_given_resolved"}
@@ -250,7 +213,8 @@ def truth_by_group(
     "Mean PD against the mean true PD for each term and test year. Raises `DataError` on other data."
     true_pd = sample_truth(settings)["true_pd"].loc[splits.test.index].to_numpy()
     years = splits.test["issue_month"].dt.year.astype(str).to_numpy()
-    groups = {name: _terms(splits.test) == name for name in sorted(_terms(splits.test).unique())}
+    terms = term_names(splits.test).to_numpy()
+    groups = {name: terms == name for name in np.unique(terms)}
     groups |= {year: years == year for year in np.unique(years)}
     rows = {
         name: {"loans": int(own.sum()), "mean_pd": network.p[own].mean(), "mean_true_pd": true_pd[own].mean()}
@@ -289,8 +253,7 @@ def train(
     end_dead_runs(settings, client)
     tags = {"stage": "train", "data_hash": clean.data_hash, "target": clean.target}
     with record_run(settings, client, "train", tags=tags) as run:
-        parts = splits.parts | {"test": splits.test} if clean.target == "time_to_event" else vars(splits)
-        log_loans(settings, clean, parts)
+        log_loans(settings, clean, splits.parts | {"test": splits.test})
         log_environment(settings)
         fitted = fit_networks(splits, parameters, settings)
         keep_fitted(fitted, {"parameters": parameters, "parameters_from": origin, "data_hash": clean.data_hash,
@@ -338,8 +301,7 @@ def _evaluate_and_register(
     card = model_card(settings, clean, splits, pipeline, parameters, origin, metrics, learnt) | {"compiled": agreement}
     _log_run(card, fitted[-1], splits, metrics, scored, walk)
     columns = card["inputs"]["columns"]
-    recent = learnt.recent if isinstance(learnt, TimedSplits) else splits.calibration
-    score = pipeline.predict_proba(recent)[:, 1]
+    score = pipeline.predict_proba(learnt.recent)[:, 1]
     reference = reference_distributions(loans_learnt(learnt), [c for c in columns if c != "issue_d"], score)
     with temporary_folder() as folder:
         files = write_bundle(folder, card, reference, example_answers(compiled), compiled)

@@ -1,6 +1,6 @@
 """README.md from index.ipynb, without Quarto: `python nbs/make_readme.py`.
 
-Hidden cells and directives are left out, code keeps its fence, tables stay Markdown.
+Hidden cells and directives are left out, code keeps its fence, tables stay Markdown, paths begin at the repository's root.
 """
 
 import re
@@ -33,7 +33,7 @@ def render(notebook: Path = NOTEBOOK) -> str:
     order = ["text/markdown", "image/png", "text/plain"]
     exporter = MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": order}}))
     text, _ = exporter.from_notebook_node(nb)
-    text = re.sub(r"```python\s*```\n", "", text)
+    text = re.sub(r"```python\s*```\n", "", text).replace("](../", "](")
     return NOTE + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lending_club.clean import load_clean, temporal_split
+from lending_club.clean import load_clean, split_loans
 from lending_club.core.applications import as_applications
 from lending_club.core.compile import compile_pipeline
 from lending_club.core.hyperparameters import default_parameters
@@ -16,8 +16,9 @@ from lending_club.train import fit_pipeline
 def trained():
     "A compiled model of the default network, and 500 test applications."
     settings = scratch_settings(sample_rows=20_000, epochs=10)
-    splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
-    pipeline = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
+    clean = load_clean(settings)
+    splits = split_loans(settings, clean)
+    pipeline = fit_pipeline(splits, default_parameters(settings.network, clean.target), settings, progress=False)
     compiled = compile_pipeline(pipeline)
     return compiled, as_applications(splits.test[:500], compiled.tables["columns"])
 

@@ -24,7 +24,7 @@ from test_service import get, predict
 
 from lending_club.core import features
 from lending_club.core.bundle import write_bundle
-from lending_club.core.compile import compile_pipeline
+from lending_club.core.compile import compile_pipeline, write_graph
 from lending_club.core.compiled import CompiledModel
 from lending_club.core.encoding import feature_code
 from lending_club.core.examples import example_answers
@@ -146,13 +146,14 @@ def read_files_of(settings, version) -> dict[str, bytes]:
         return read_files(download_version(settings, connect(settings), version, folder, "extra_files"))
 
 
-def vary(settings, content) -> str:
-    "Register the same network with another calibration and threshold."
+def vary(settings, content, trained) -> str:
+    "Register the same network with a higher level and threshold."
+    width = trained.pipeline[:-1].transform(trained.splits.test[:2]).shape[1]
+    graph = write_graph(trained.pipeline[-1].net.scoring_module((1.4, 1.4)), width)
     card, tables = (json.loads(content[name]) for name in ("card.json", "encoder.json"))
-    tables["calibration"]["intercept"] += 0.4
     tables["threshold"] = card["threshold"] = card["threshold"] + 0.05
     card["settings"]["seed"] = 1
-    compiled = CompiledModel(tables, content["model.onnx"])
+    compiled = CompiledModel(tables, graph)
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(folder, card, {}, example_answers(compiled), compiled)
         return register(settings, Path(folder))
@@ -161,7 +162,7 @@ def vary(settings, content) -> str:
 def widen(settings, splits):
     "Fit and register a network that also reads the borrower's state; its version, Pipeline and card."
     wide = replace(settings, use_addr_state=True)
-    pipeline = fit_pipeline(splits, default_parameters(wide.network), wide, progress=False)
+    pipeline = fit_pipeline(splits, default_parameters(wide.network, "time_to_event"), wide, progress=False)
     columns = pipeline_columns(use_addr_state=True)
     inputs = {"columns": list(columns), "used": list(columns), "required": list(REQUIRED_IN_APPLICATION), "always_present": []}
     card = {"threshold": pipeline[-1].threshold_, "inputs": inputs, "settings": wide.recorded}
@@ -182,7 +183,7 @@ def registry(tmp_path_factory):
         project = make_project(folder / "project", "sample_rows = 4000\nepochs = 2\npoll_interval = 0.3\nregistry_timeout = 5\n")
         settings = load_settings(project, mlflow_tracking_uri=f"http://127.0.0.1:{wire.port}")
         trained = train(settings)
-        varied = vary(settings, read_files_of(settings, trained.version))
+        varied = vary(settings, read_files_of(settings, trained.version), trained)
         wide = widen(settings, trained.splits)
         versions = {"first": trained.version, "second": varied, "wider": wide.version}
         assert list(versions.values()) == ["1", "2", "3"]

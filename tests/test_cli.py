@@ -58,7 +58,7 @@ def test_a_version_says_where_it_comes_from(ran):
     card = json.loads(path.read_text())
     assert card["seeds"] == {"sampling, search and training": 7}
     assert card["settings"]["seed"] == 7 and card["settings"]["train_end"] == "2016-01-01"
-    assert set(card["splits"]) == {"train", "validation", "calibration", "test"}
+    assert set(card["splits"]) == {"train", "validation", "refit", "calibration", "test"}
     assert all(part["loans"] > 0 and part["from"] <= part["to"] for part in card["splits"].values())
     assert card["data_hash"] == candidate.tags["data_hash"] and len(card["data_hash"]) == 64
     assert {"commit", "package_version", "threshold", "test_roc_auc", "sha256.card.json"} <= set(candidate.tags)
@@ -66,7 +66,8 @@ def test_a_version_says_where_it_comes_from(ran):
     reference = json.loads(path.with_name("reference.json").read_text())
     assert set(reference["inputs"]) == set(card["inputs"]["columns"]) - {"issue_d"}
     assert len(reference["score"]["quantiles"]) == 21
-    assert set(card["metrics"]) == {"network", "sub-grade alone", "logistic regression", "LightGBM"}
+    usual = ("sub-grade alone", "logistic regression", "LightGBM")
+    assert set(card["metrics"]) == {"network", *(f"{name}, ended loans" for name in usual)}
     assert {"roc_auc", "pr_auc", "ks", "brier", "ece", "approval_rate", "accepted_bad_rate"} <= set(card["metrics"]["network"])
 
 
@@ -298,7 +299,7 @@ def test_dates_outside_of_the_file(project):
         loans[loans["issue_d"].str.endswith(("2012", "2013"))].to_csv(file, index=False)
     done = lending_club("run", "--data", "loans.csv.gz", cwd=project)
     error = last_error(done)
-    assert "[1/5]" not in done.stderr and "the validation set is empty" in error and "the loans cover 2012-01 to 2013-12" in error
+    assert "[1/5]" not in done.stderr and "the test set is empty" in error and "the loans cover 2012-01 to 2013-12" in error
 
 
 def test_a_run_that_fails_while_logging_is_marked_and_moves_no_alias(settings):

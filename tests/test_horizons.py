@@ -13,13 +13,13 @@ from lending_club.core.horizons import (
     HORIZONS,
     TERM,
     auc_by_month,
-    charge_off_month,
     evaluate_at,
     evaluate_horizons,
     headline_horizon,
     horizon_name,
     is_observed,
     months_reached,
+    months_to_charge_off,
     observed_expected,
     observed_months,
     outcome_at,
@@ -173,7 +173,7 @@ def test_a_vintage_curve_is_of_one_cohort_that_stands_for_its_group(book):
 def test_charge_offs_so_far_are_summed_loan_by_loan(book):
     loans, snapshot, curve = book
     table = observed_expected(loans, snapshot, curve, loans["grade"])
-    reached, charged = months_reached(loans, snapshot), charge_off_month(loans)
+    reached, charged = months_reached(loans, snapshot), months_to_charge_off(loans)
     for grade, row in table.iterrows():
         observed = expected = 0
         for i in np.flatnonzero(loans["grade"] == grade):
@@ -189,7 +189,7 @@ def test_charge_offs_so_far_are_summed_loan_by_loan(book):
 
 def test_a_charge_off_after_maturity_counts_in_the_month_of_the_term():
     loans = make((36, 60, 1, 40), (36, 60, 1, 42), (36, 60, 0, 36), (60, 70, 1, 40))
-    assert charge_off_month(loans).tolist() == [36, 36, np.inf, 40]
+    assert months_to_charge_off(loans).tolist() == [36, 36, np.inf, 40]
     assert outcome_at(loans, 35).tolist() == [0, 0, 0, 0]
     assert outcome_at(loans, 36).tolist() == [1, 1, 0, 0]
     assert outcome_at(loans, 40).tolist() == [1, 1, 0, 1]
@@ -320,7 +320,7 @@ def test_a_term_beyond_the_curve_is_refused(term):
 
 def test_a_charge_off_without_its_month_is_refused():
     with pytest.raises(EvaluationError, match="1 loans were charged off in no month"):
-        charge_off_month(make((36, 5, 1, None), (36, 5, np.nan, None)))
+        months_to_charge_off(make((36, 5, 1, None), (36, 5, np.nan, None)))
 
 
 @pytest.mark.parametrize(

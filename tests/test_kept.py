@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import COMMAND, lending_club, make_project, process, wait_until
 
-from lending_club.core import compile as compiling
+from lending_club.core import hazard_calibration
 from lending_club.core.graph import ExportError
 from lending_club.core.kept import KeptError, how_to_continue, unfinished_run
 from lending_club.core.pipeline import STAGES, StageError, run_stage
@@ -26,7 +26,7 @@ def refuse(*_):
 def test_a_refused_export_leaves_the_pipeline_in_the_run(settings, monkeypatch):
     client = connect(settings)
     with monkeypatch.context() as broken:
-        broken.setattr(compiling, "write_graph", refuse)
+        broken.setattr(hazard_calibration, "write_graph", refuse)
         with pytest.raises(KeptError, match=r"for this test.*\n.*`lending-club register [0-9a-f]{32}` continues"):
             train(settings)
     run = find_run(settings, client, {"stage": "train"})

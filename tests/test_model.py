@@ -183,8 +183,11 @@ def test_each_network_is_looked_at(caplog, bad):
 def test_the_plain_network_and_several_seeds_go_through_the_chain(settings):
     mlp = train(dataclasses.replace(settings, network="mlp"))
     assert mlp.card["network"]["kind"] == "mlp" and mlp.card["network"]["seeds"] == 1
-    assert mlp.card["network"]["validation_log_loss"] < 1.1 * mlp.card["network"]["bad_rate_log_loss"]
+    assert mlp.card["network"]["validation_loss"] < 1.1 * mlp.card["network"]["base_hazards_loss"]
     several = train(dataclasses.replace(settings, seeds=2))
     assert several.card["network"]["seeds"] == 2 and len(several.card["network"]["epochs"]) == 2
-    assert several.card["calibration"]["method"] in ("sigmoid", "beta")
+    assert [row["used"] for row in several.card["calibration"]["level"]] == [1.0, 1.0]
     assert version_by_alias(settings, connect(settings), "candidate").version == int(several.version)
+    ended = train(dataclasses.replace(settings, target="final_status", network="mlp"))
+    assert ended.card["network"]["validation_log_loss"] < 1.1 * ended.card["network"]["bad_rate_log_loss"]
+    assert ended.card["calibration"]["method"] in ("sigmoid", "beta")

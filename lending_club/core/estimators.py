@@ -169,7 +169,7 @@ class EpochProgress(Callback):
     def on_epoch_end(self, net, **kwargs):
         "Move it."
         losses = [epoch["valid_loss"] for epoch in net.history if "valid_loss" in epoch]
-        self.bar_.set_postfix(best_log_loss=f"{min(losses):.4f}" if losses else "-", refresh=False)
+        self.bar_.set_postfix(best_loss=f"{min(losses):.4f}" if losses else "-", refresh=False)
         self.bar_.update()
 
     def on_train_end(self, net, **kwargs):

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TERM', 'HORIZONS', 'SHORTEST', 'ENDED_ONLY', 'FEW_BAD', 'simulated_loans', 'observed_months', 'months_reached',
-           'horizon_name', 'is_observed', 'charge_off_month', 'outcome_at', 'check_curve', 'pd_at', 'headline_horizon',
-           'evaluate_at', 'evaluate_horizons', 'auc_by_month', 'vintage_curves', 'quarters', 'observed_expected']
+           'horizon_name', 'is_observed', 'months_to_charge_off', 'outcome_at', 'check_curve', 'pd_at',
+           'headline_horizon', 'evaluate_at', 'evaluate_horizons', 'auc_by_month', 'vintage_curves', 'quarters',
+           'observed_expected']
 
 # %% ../../nbs/core/horizons.ipynb #165cbb18
 import numpy as np
@@ -116,7 +117,7 @@ def is_observed(
     return months_reached(loans, snapshot) >= _last_month(horizon)
 
 # %% ../../nbs/core/horizons.ipynb #9b6186de
-def charge_off_month(
+def months_to_charge_off(
     loans: pd.DataFrame,  # cleaned, with `term`, `issue_month`, `default` and `end_month`
 ) -> np.ndarray:  # shape (n,), floats; infinite where the loan has not been charged off
     "Month on book of the charge-off, at most the term: its month pools the later ones. Raises `EvaluationError`."
@@ -132,7 +133,7 @@ def outcome_at(
     horizon: int | str,  # months on book, or `TERM`
 ) -> np.ndarray:  # shape (n,), 1 charged off by the horizon, 0 paid off or running
     "Outcomes at a horizon; they count for loans that `is_observed` names. Raises `EvaluationError`."
-    return (charge_off_month(loans) <= min(_last_month(horizon), MONTHS)).astype(int)
+    return (months_to_charge_off(loans) <= min(_last_month(horizon), MONTHS)).astype(int)
 
 
 def check_curve(
@@ -256,7 +257,7 @@ def auc_by_month(
     Source: Heagerty, Lumley & Pepe, Biometrics 56 (2000), 337-344; controls that were paid off: Blanche, Dartigues &
     Jacqmin-Gadda, Statistics in Medicine 32 (2013), 5381-5397. Loans are observed by their age alone: no weights."""
     curve, term = check_curve(loans, curve), _terms(loans)
-    reached, charged, rows = months_reached(loans, snapshot), charge_off_month(loans), {}
+    reached, charged, rows = months_reached(loans, snapshot), months_to_charge_off(loans), {}
     for month in range(1, MONTHS + 1):
         seen = reached >= month
         y, p = (charged[seen] <= month).astype(int), curve[seen, month - 1]
@@ -298,7 +299,7 @@ def vintage_curves(
 
     All months of a group are of the same loans: those observed to its last month."""
     curve, groups = check_curve(loans, curve), _groups(by, len(loans))
-    parts = months_reached(loans, snapshot), charge_off_month(loans), _terms(loans), curve
+    parts = months_reached(loans, snapshot), months_to_charge_off(loans), _terms(loans), curve
     tables = [_vintage_curve(*(part[own] for part in parts)).assign(group=name) for name, own in groups]
     columns = ["group", "month", "loans", "observed", "lower", "upper", "predicted"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
@@ -323,7 +324,7 @@ def observed_expected(
     curve, terms = check_curve(loans, curve), _terms(loans)
     month = np.minimum(months_reached(loans, snapshot), terms).astype(int)
     expected = np.where(month > 0, curve[np.arange(len(loans)), month - 1], 0.0)
-    observed = charge_off_month(loans) <= month
+    observed = months_to_charge_off(loans) <= month
     rows = {name: (len(own), observed[own].sum(), expected[own].sum()) for name, own in _groups(by, len(loans))}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["loans", "observed", "expected"]).rename_axis("group")
     return table.assign(**_ratio(table["observed"], table["expected"]))
