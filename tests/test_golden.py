@@ -1,6 +1,7 @@
 """Versions of earlier releases, kept as files: every later release must load them and give the same PDs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import clean_environment
+from make_golden import write_golden
 
 import lending_club
 from lending_club.core import features, spellings
@@ -18,9 +20,8 @@ RELEASES = sorted(folder.name for folder in GOLDEN.iterdir())
 NEWEST = GOLDEN / RELEASES[-1]
 
 
-def expected(release: str) -> tuple[list[dict], np.ndarray]:
+def expected(folder: Path) -> tuple[list[dict], np.ndarray]:
     "Applications, and the PDs that the release itself gave them."
-    folder = GOLDEN / release
     if (folder / "expected.json").is_file():  # 0.1.0 stored a single example
         cases = json.loads((folder / "expected.json").read_text())
     else:
@@ -32,10 +33,23 @@ def test_there_is_a_bundle_of_this_minor_release():
     assert lending_club.__version__ in RELEASES
 
 
+@pytest.fixture(scope="module")
+def of_now(tmp_path_factory) -> Path:
+    "The golden version that this code would write."
+    folder = tmp_path_factory.mktemp("golden") / "now"
+    write_golden(folder)
+    return folder
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_an_earlier_release_keeps_its_pds(release):
-    scorer = Scorer.load(GOLDEN / release, "1")
-    applications, pds = expected(release)
+    check_pds(GOLDEN / release)
+
+
+def check_pds(folder: Path):
+    "A version gives its applications the PDs that it gave them when it was written, however many are sent at once."
+    scorer = Scorer.load(folder, "1")
+    applications, pds = expected(folder)
     together = [answer["probability_of_default"] for answer in scorer.score(applications)]
     alone = [scorer.score([application])[0]["probability_of_default"] for application in applications]
     np.testing.assert_allclose(together, pds, rtol=0, atol=1e-6)
@@ -43,6 +57,36 @@ def test_an_earlier_release_keeps_its_pds(release):
     threes = [scorer.score(applications[i : i + 3]) for i in range(0, len(applications), 3)]
     np.testing.assert_allclose([a["probability_of_default"] for own in threes for a in own], pds, rtol=0, atol=1e-6)
     assert len(pds) > 50 and np.ptp(pds) > 0.3, "the applications do not differ enough to show anything"
+
+
+def check_curves(folder: Path):
+    "A version gives its first applications the curves that it gave them when it was written."
+    scorer, applications = Scorer.load(folder, "1"), expected(folder)[0]
+    curves = json.loads((folder / "curves.json").read_text())
+    together = scorer.score(applications[: len(curves)], curve=True)
+    alone = [scorer.score([application], curve=True)[0] for application in applications[: len(curves)]]
+    for name in ("cumulative_pd", "cumulative_payoff"):
+        for kept, *now in zip(curves, together, alone, strict=True):
+            assert [len(answer[name]) for answer in now] == [len(kept[name])] * 2 and len(kept[name]) in (36, 60)
+            for answer in now:
+                np.testing.assert_allclose(answer[name], kept[name], rtol=0, atol=1e-6)
+
+
+def test_an_earlier_release_keeps_its_curves():
+    for folder in GOLDEN.iterdir():
+        if (folder / "curves.json").is_file():  # 0.4.0 is the first release with curves
+            check_curves(folder)
+
+
+def test_the_golden_version_of_the_next_release(of_now, tmp_path):
+    check_pds(of_now)
+    check_curves(of_now)
+    spoilt = shutil.copytree(of_now, tmp_path / "spoilt")
+    curves = json.loads((spoilt / "curves.json").read_text())
+    curves[3]["cumulative_payoff"][10] += 1e-4
+    (spoilt / "curves.json").write_text(json.dumps(curves))
+    with pytest.raises(AssertionError):
+        check_curves(spoilt)
 
 
 CHANGED = {
@@ -95,7 +139,7 @@ def test_a_category_in_an_older_spelling_stays_unseen_and_is_named(caplog):
         files["examples.json"] = json.dumps(examples).encode()
     scorers = [Scorer.from_content(files, "3") for files in (renamed, unknown)]
     assert "application_type 'INDIVIDUAL'" in caplog.text and "train and register it anew" in caplog.text
-    applications = [case for case in expected("0.2.0")[0] if case.get("application_type") == "Individual"]
+    applications = [case for case in expected(GOLDEN / "0.2.0")[0] if case.get("application_type") == "Individual"]
     pds = [[answer["probability_of_default"] for answer in scorer.score(applications)] for scorer in scorers]
     assert pds[0] == pds[1] and len(applications) > 5
 
