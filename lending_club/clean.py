@@ -183,8 +183,8 @@ def _validation_cut(validation: pd.DataFrame) -> pd.Timestamp:
 # %% ../nbs/01_clean.ipynb #69f78b4a
 def temporal_split(
     loans: pd.DataFrame,  # as `clean_loans` gives them
-    train_end: date,  # loans issued before are trained on
-    val_end: date,  # loans issued from train_end to before this date validate, later ones test
+    train_end: date,  # trained on is what was known before, or with a final status what was issued before
+    val_end: date,  # loans issued from it on test
     snapshot: date | None = None,  # with time to event, month that the file shows; None: the latest in which a loan ended
 ) -> Splits | TimedSplits:
     """Split by month of issue, or with time to event by calendar exposure.
@@ -206,7 +206,7 @@ def temporal_split(
     for name, (part, where) in parts.items():
         if part.empty:
             raise SplitError(
-                f"the {name} set is empty: no final loan was issued {where}; the loans cover {_period(loans)}: "
+                f"the {name} set is empty: no ended loan was issued {where}; the loans cover {_period(loans)}: "
                 "choose train_end and val_end inside that period"
             )
     validation = parts["validation"][0]

@@ -109,7 +109,9 @@ def _show_version(settings: Settings, version):
     tags = {k: float(v) for k, v in version.tags.items() if k in ("test_roc_auc", "test_ks", "test_brier", "test_ece")}
     metrics = ", ".join(f"{name.removeprefix('test_')} {value:.4f}" for name, value in tags.items())
     kind = ", ".join(version.aliases) or "version without alias"
-    print(f"{kind}: version {version.version} of {settings.registered_model_name}; on the test loans {metrics}")
+    horizon = version.tags.get("horizon", "final status")
+    where = f"on the test loans (horizon: {horizon})"
+    print(f"{kind}: version {version.version} of {settings.registered_model_name}; {where} {metrics}")
 
 
 def _register(arguments):

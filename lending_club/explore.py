@@ -46,7 +46,7 @@ def profile(
 # %% ../nbs/00_explore.ipynb #89537882
 def bad_loans(
     loans: pd.DataFrame,  # raw loans with `loan_status`, or cleaned ones with `default`
-) -> pd.Series:  # shape (n,), 1 bad, 0 good, NaN not final
+) -> pd.Series:  # shape (n,), 1 bad, 0 good, NaN running
     "Whether each loan went bad."
     return loans["default"].astype(float) if "default" in loans else target(loans["loan_status"])
 
@@ -62,7 +62,7 @@ def default_rate(
     by: str,  # the column to group by
     groups: int = 10,  # groups of equal count, where the column is a number of many values
 ) -> pd.DataFrame:  # one row a group: loans, bad, bad_rate, lower, upper
-    "Bad rate of the final loans by group, in the schema's order. Raises `LendingClubError` for an unknown column."
+    "Bad rate of the ended loans by group, in the schema's order. Raises `LendingClubError` for an unknown column."
     values, bad = _column(loans, by), bad_loans(loans)
     if pd.api.types.is_numeric_dtype(values) and values.nunique() > groups:
         values = pd.qcut(values, groups, duplicates="drop")
@@ -120,20 +120,20 @@ def vintage(
 def plot_volume(
     loans: pd.DataFrame,  # raw loans
 ):  # the figure
-    "Loans issued, final ones among them, and bad rate with interval by quarter of issue."
+    "Loans issued, ended ones among them, and bad rate with interval by quarter of issue."
     quarter = vintage(loans).dt.to_period("Q").dt.start_time
     bad = bad_loans(loans)
     issued, final = quarter.value_counts().sort_index(), quarter[bad.notna()].value_counts().sort_index()
     figure, (volume, rate) = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
     volume.bar(issued.index, issued, width=80, color=MUTED, label="issued")
-    volume.bar(final.index, final, width=80, color=INK, label="of these final")
+    volume.bar(final.index, final, width=80, color=INK, label="of these ended")
     volume.set(ylabel="loans a quarter", title="Volume and bad rate by vintage")
     volume.legend()
     table = default_rate(pd.DataFrame({"quarter": quarter, "default": bad}).dropna(), by="quarter")
     table = table[table["loans"] >= 20].sort_index()
     values, low, high = (table[c] * 100 for c in ("bad_rate", "lower", "upper"))
     rate.errorbar(table.index, values, yerr=[values - low, high - values], fmt="o", color=INK, ecolor=MUTED, ms=3.5, lw=1.5)
-    rate.set(ylabel="bad rate of final loans (%)", xlabel="quarter of issue")
+    rate.set(ylabel="bad rate of ended loans (%)", xlabel="quarter of issue")
     rate.grid(axis="y", alpha=0.3)
     return figure
 
@@ -193,7 +193,7 @@ def plot_vintages(
         volume.bar(months.index, months["size"], width=25, color=color, label=name)
         enough = months[months["size"] >= 20]
         rate.plot(enough.index, enough["mean"] * 100, ".", color=color)
-    volume.set(ylabel="final loans a month", title="Volume and bad rate by vintage")
+    volume.set(ylabel="ended loans a month", title="Volume and bad rate by vintage")
     rate.set(ylabel="bad rate (%)", xlabel="month of issue (bad rate from 20 loans on)")
     volume.legend(ncols=4)
     rate.grid(axis="y", alpha=0.3)
@@ -202,24 +202,24 @@ def plot_vintages(
 # %% ../nbs/00_explore.ipynb #d5e63cb0
 def plot_states(
     loans: pd.DataFrame,  # raw loans
-    minimum: int = 30,  # states with fewer final loans are left blank
+    minimum: int = 30,  # states with fewer ended loans are left blank
 ) -> Interactive:
     "Bad rate by state on a tile-grid map."
     table = default_rate(loans, by="addr_state")
-    title = f"Bad rate by state (%), states with {minimum} final loans or more"
+    title = f"Bad rate by state (%), states with {minimum} ended loans or more"
     return state_map(table[table["loans"] >= minimum], title)
 
 
 def plot_sub_grade_purpose(
     loans: pd.DataFrame,  # raw loans
-    minimum: int = 30,  # cells with fewer final loans are left blank
+    minimum: int = 30,  # cells with fewer ended loans are left blank
 ) -> Interactive:
     "Bad rate by sub-grade and purpose, the most frequent purpose first."
     frame = pd.DataFrame({"purpose": loans["purpose"], "sub-grade": loans["sub_grade"], "bad": bad_loans(loans)}).dropna()
     frame["purpose"] = pd.Categorical(frame["purpose"], frame["purpose"].value_counts().index)
     table = frame.groupby(["purpose", "sub-grade"], observed=True)["bad"].agg(loans="size", bad_rate="mean")
     table["lower"], table["upper"] = wilson_interval(table["bad_rate"] * table["loans"], table["loans"])
-    title = f"Bad rate by sub-grade and purpose (%), cells with {minimum} final loans or more"
+    title = f"Bad rate by sub-grade and purpose (%), cells with {minimum} ended loans or more"
     return rate_table(table[table["loans"] >= minimum].sort_index(), title)
 
 # %% ../nbs/00_explore.ipynb #f2fb9aad
@@ -244,7 +244,7 @@ def plot_densities(
         unit = BY_NAME[name].unit if name in BY_NAME else ""
         axis.set(xlabel=f"{name}{f' ({unit})' if unit else ''}", ylabel="density", yticks=[])
     legend(axes.flat[0])
-    figure.suptitle("Numbers by outcome, final loans" if shown else f"No final loan has {', '.join(columns)}")
+    figure.suptitle("Numbers by outcome, ended loans" if shown else f"No ended loan has {', '.join(columns)}")
     return figure
 
 # %% ../nbs/00_explore.ipynb #01455507
@@ -340,7 +340,7 @@ def plot_leakage(
     loans: pd.DataFrame,  # raw loans with every column
     most: int = 28,  # columns shown
 ):  # the figure
-    "The columns that order the final loans best, each alone; those not known at origination in red."
+    "The columns that order the ended loans best, each alone; those not known at origination in red."
     table = single_column_auc(loans).head(most)[::-1]
     figure, ax = plt.subplots(figsize=(8, 0.4 + 0.2 * len(table)))
     colors = [INK if known else ACCENT for known in table["at_origination"]]
@@ -379,7 +379,7 @@ def maturity(
 def plot_maturity(
     loans: pd.DataFrame,  # raw loans, or as `known_loans.timed_loans` gives them
 ):  # the figure
-    "Share of loans that are final by vintage, and the bad rate that a file would show at an earlier age if its dates tell."
+    "Share of loans that have ended by vintage, and the bad rate that a file would show at an earlier age if its dates tell."
     figure, (share, replay) = plt.subplots(1, 2, figsize=(11, 3.6))
     months, final = vintage(loans), bad_loans(loans).notna()
     quarter = months.dt.to_period("Q").dt.start_time
@@ -393,7 +393,7 @@ def plot_maturity(
         if len(table):
             replay.plot(table.index, 100 * table["bad_rate"], color=color, label=f"{term} months")
             replay.axhline(100 * table["bad_rate"].iloc[-1], color=color, lw=0.8, ls=":")
-    share.set(xlabel="quarter of issue", ylabel="final loans (%)", title="How many loans have ended", ylim=(0, 103))
+    share.set(xlabel="quarter of issue", ylabel="ended loans (%)", title="How many loans have ended", ylim=(0, 103))
     replay.set(xlabel="months on book", ylabel="bad rate among the ended (%)")
     replay.set(title="What a file shows at that age (dotted: in the end)")
     replay.set_ylim(bottom=0)

@@ -56,5 +56,5 @@ def plot_fifths(
         axis.axis("off")
     for axis in axes[:, 0]:
         axis.set_ylabel("bad rate (%)")
-    figure.suptitle(f"Bad rate by fifths of the derived features, {len(features):,} training loans")
+    figure.suptitle(f"Bad rate by fifths of the derived features, {len(features):,} loans with a known outcome")
     return figure

@@ -78,7 +78,7 @@ def objective(
     layout: dict,  # of the matrices, as `LoanEncoder.layout_` gives it
     settings: Settings,
     client,  # as `registry.connect` gives it
-) -> float:  # log-loss on validation
+) -> float:  # validation loss
     "Fit the network with the trial's parameters, recorded as a nested MLflow run. Raises `optuna.TrialPruned`."
     import mlflow
 
@@ -108,7 +108,7 @@ def objective(
         raise pruned
     for name, value in result.items():
         trial.set_user_attr(name, float(value))
-    return result["log_loss"]
+    return result["loss"]
 
 # %% ../nbs/03_hpo.ipynb #8392721b
 def trial_sampler(
@@ -254,7 +254,7 @@ def plot_search(
     complete = trials_in(study, TrialState.COMPLETE)
     if len(complete) < 2:
         return {}
-    measure = {"target_name": "log-loss on validation"}
+    measure = {"target_name": "validation loss"}
     plots = {"optimization_history": (pictures.plot_optimization_history, measure)}
     if len(complete) >= 4:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
@@ -286,24 +286,24 @@ def _tidy(name: str, axes):
         for lines in axes[0].collections:
             lines.set_cmap("viridis")
     if name == "parameter_importance":
-        axes[0].set_xlabel("share of the log-loss' variance that a parameter explains (fANOVA)")
+        axes[0].set_xlabel("share of the validation loss's variance that a parameter explains (fANOVA)")
 
 
 def trial_table(
     study: optuna.Study,
 ):  # a DataFrame, one row a trial
-    "All trials: state, log-loss and AUC on validation, epochs, seconds and parameters."
+    "All trials: state, validation loss and AUC, epochs, seconds and parameters."
     import pandas as pd
 
     rows = [
         {
-            "trial": trial.number, "state": trial.state.name.lower(), "log_loss": trial.value,
+            "trial": trial.number, "state": trial.state.name.lower(), "loss": trial.value,
             "roc_auc": trial.user_attrs.get("roc_auc"), "epochs": len(trial.intermediate_values),
             "seconds": trial.duration and trial.duration.total_seconds(), **trial.params,
         }
         for trial in study.get_trials(deepcopy=False)
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"log_loss": float, "roc_auc": float, "seconds": float})
+    return pd.DataFrame(rows).astype({"loss": float, "roc_auc": float, "seconds": float})
 
 
 def _log_search(study: optuna.Study):
@@ -319,7 +319,7 @@ def _log_search(study: optuna.Study):
     if counts["complete"]:
         best = study.best_trial
         mlflow.set_tag("best_trial", best.number)
-        mlflow.log_metrics({"best_validation_log_loss": best.value})
+        mlflow.log_metrics({"best_validation_loss": best.value})
     for name, figure in plot_search(study).items():
         mlflow.log_figure(figure, f"search/{name}.png", save_kwargs={"bbox_inches": "tight"})  # labels below the axes too
         plt.close(figure)

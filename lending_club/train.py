@@ -156,7 +156,7 @@ def evaluation_figures(
 def walk_forward(
     settings: Settings,
     clean: CleanLoans,
-    parameters: dict,  # like `hyperparameters.default_parameters`, found on loans issued before `val_end`
+    parameters: dict,  # like `hyperparameters.default_parameters`, found on what was known before `val_end`
 ) -> pd.DataFrame:  # one row a quarter and model: parameters, metrics
     """Fit and test anew for each of the last quarters. Raises `SplitError` where there are too few.
 
@@ -186,7 +186,7 @@ def compare_with_truth(
     settings: Settings,
     splits: Splits | TimedSplits,  # of the built-in sample
     scored: dict[str, TestScores],  # as `score_models` gives it
-) -> pd.DataFrame:  # one row a model and truth: metrics, mean_abs_difference_to_truth, mean_pd, mean_true_pd
+) -> pd.DataFrame:  # one row a model and truth: metrics, mean_abs_difference_to_truth, mean_term_pd, mean_true_term_pd
     """All models beside the truth, with the mean absolute difference of PDs over the term. Raises `DataError` on other data.
 
     Metrics are on what the test loans show: with time to event at the headline horizon, else on their final status."""
@@ -201,15 +201,15 @@ def compare_with_truth(
     metrics = compare(splits, beside)[["roc_auc", "pr_auc", "ks", "brier", "log_loss", "ece"]]
     apart = {name: float(np.mean(np.abs(model.p - truth["true_pd"]))) for name, model in beside.items()}
     means = {name: float(np.mean(model.p)) for name, model in beside.items()}
-    return metrics.assign(mean_abs_difference_to_truth=pd.Series(apart), mean_pd=pd.Series(means),
-                          mean_true_pd=float(truth["true_pd"].mean()))  # fmt: skip
+    return metrics.assign(mean_abs_difference_to_truth=pd.Series(apart), mean_term_pd=pd.Series(means),
+                          mean_true_term_pd=float(truth["true_pd"].mean()))  # fmt: skip
 
 
 def truth_by_group(
     settings: Settings,
     splits: Splits | TimedSplits,  # of the built-in sample
     network: TestScores,  # on the test loans
-) -> pd.DataFrame:  # one row a group: loans, mean_pd, mean_true_pd, ratio
+) -> pd.DataFrame:  # one row a group: loans, mean_term_pd, mean_true_term_pd, ratio
     "Mean PD against the mean true PD for each term and test year. Raises `DataError` on other data."
     true_pd = sample_truth(settings)["true_pd"].loc[splits.test.index].to_numpy()
     years = splits.test["issue_month"].dt.year.astype(str).to_numpy()
@@ -217,11 +217,11 @@ def truth_by_group(
     groups = {name: terms == name for name in np.unique(terms)}
     groups |= {year: years == year for year in np.unique(years)}
     rows = {
-        name: {"loans": int(own.sum()), "mean_pd": network.p[own].mean(), "mean_true_pd": true_pd[own].mean()}
+        name: {"loans": int(own.sum()), "mean_term_pd": network.p[own].mean(), "mean_true_term_pd": true_pd[own].mean()}
         for name, own in groups.items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.assign(ratio=table["mean_pd"] / table["mean_true_pd"])
+    return table.assign(ratio=table["mean_term_pd"] / table["mean_true_term_pd"])
 
 # %% ../nbs/04_train.ipynb #6b75271d
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _lightgbm(splits, prepare: Pipeline, seed: int):
 
 # %% ../../nbs/core/baselines.ipynb #fdcfba28
 def baselines(
-    splits,  # a `clean.Splits`
+    splits,  # a `clean.Splits`, or what `evaluation.ended_parts` gives
     prepare: Pipeline,  # fitted, from raw fields to matrix
     seed: int = 42,  # of what is drawn at random
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:  # name to PDs of the calibration and of the test loans

@@ -67,7 +67,7 @@ def _shares(values: np.ndarray) -> dict:
 def reference_distributions(
     loans,  # the training loans, raw columns
     columns,  # names of the raw input columns
-    score: np.ndarray,  # shape (n,), PDs of the calibration loans
+    score: np.ndarray,  # shape (n,), PDs of the most recent loans
 ) -> dict:
     "Distribution of each raw input and of the score; months count from the beginning of year 0."
     inputs = {}

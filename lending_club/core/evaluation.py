@@ -36,7 +36,7 @@ from .timeline import CHARGE_OFF, LONGEST_TERM, PAYOFF, TERMS
 # %% ../../nbs/core/evaluation.ipynb #54688f5a
 def outcome_of_exposure(
     exposures: pd.DataFrame,  # as `timeline.exposure` gives them
-) -> pd.Series:  # 1 charged off, 0 paid, NaN running
+) -> pd.Series:  # shape (n,), 1 charged off, 0 paid, NaN running
     "What had become of loans at the end of their exposure."
     paid = (exposures["event"] == PAYOFF) | (exposures["exit"] == exposures["term"])
     return pd.Series(np.where(exposures["event"] == CHARGE_OFF, 1.0, np.where(paid, 0.0, np.nan)), exposures.index)
@@ -57,7 +57,7 @@ def known_outcomes(
     splits,  # a `clean.Splits` or a `TimedSplits`
     months: int = 12,  # on book
 ) -> pd.DataFrame:  # loans with `default`
-    "Training loans with their outcome; with time to event, those observed `months` by `val_end`: charged off in them or not."
+    "Training loans with their outcome; with time to event, loans observed for `months` by `val_end`: charged off in them or not."
     if not isinstance(splits, TimedSplits):
         return splits.train
     loans = splits.loans.loc[splits.refit.index]
@@ -129,7 +129,7 @@ class Observed:
 
     loans: pd.DataFrame
     seen: np.ndarray  # shape (n,), bool: which of the test loans they are
-    outcome: np.ndarray  # 1 charged off by the horizon
+    outcome: np.ndarray  # shape (number of these loans,), 1 charged off by the horizon
     horizon: object
 
 

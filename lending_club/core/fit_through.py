@@ -36,7 +36,7 @@ def check_fit_through(
 def through_snapshot(
     splits: TimedSplits,
 ) -> TimedSplits:
-    "The same split with everything before the snapshot's month, the last one that is over, as what is known."
+    "The same split, with everything before the snapshot's month as known; that month itself is not over."
     at, loans = splits.snapshot, splits.loans
     level = exposure(loans, at, since=at - pd.DateOffset(months=LEVEL_MONTHS))
     return dataclasses.replace(splits, val_end=at, refit=exposure(loans, at), calibration=level)

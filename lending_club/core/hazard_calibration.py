@@ -17,7 +17,7 @@ from .curves import given_age
 from .encoding import shown_pd
 from .graph import Graph
 from .hazard_estimators import check_exposures, curves_of, expected_charge_offs
-from .hazards import EVENT, TERM
+from .hazards import EVENT, TERM_COLUMN
 from .imputation_fit import fit_imputation
 from .metrics import expected_f1_threshold
 from .timed_splits import TimedSplits
@@ -32,7 +32,7 @@ def level_table(
     "Observed and expected charge-offs by term, and the multiplier of the hazards of default that brings them together."
     expected, rows = expected_charge_offs(cumulative, y), {}
     for term in TERMS:
-        own = y[:, TERM] == term
+        own = y[:, TERM_COLUMN] == term
         seen, due = int((y[own, EVENT] == CHARGE_OFF).sum()), float(expected[own].sum())
         rows[term] = {"loans": int(own.sum()), "observed": seen, "expected": due, "multiplier": (seen + prior) / (due + prior)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("term")
@@ -112,7 +112,7 @@ class CalibratedHazards(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X) -> np.ndarray:
-        "Calibrated probabilities of good and bad over the term, shape (n, 2)."
+        "Probabilities of good and bad over the term, shape (n, 2)."
         return self.estimator.predict_proba(X)
 
     def predict_cumulative(self, X, age=None) -> np.ndarray:

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from .estimators import LoanNet
 from .hazards import ENTRY, EVENT, EXIT, HazardCurves, HazardLoss, HazardScoring, HazardTabM, KINDS
-from .hazards import OneTerm, TERM, base_hazards, rate_table
+from .hazards import TERM_COLUMN, OneTerm, base_hazards, rate_table
 from .text import LendingClubError
 from .timeline import CHARGE_OFF, LONGEST_TERM, RUNNING, TERMS
 
@@ -35,9 +35,10 @@ def check_exposures(
     if y.ndim != 2 or y.shape[1] != 4 or not len(y):
         raise ExposureError(f"exposures have the columns entry, exit, event and term and a row for each loan; got {y.shape}")
     y = y.astype(np.int64)
-    if not np.isin(y[:, TERM], TERMS).all():
-        raise ExposureError(f"a loan's term must be {' or '.join(map(str, TERMS))} months; found {np.unique(y[:, TERM])[:5]}")
-    wrong = (y[:, ENTRY] < 0) | (y[:, EXIT] < y[:, ENTRY]) | (y[:, EXIT] > y[:, TERM]) | ~np.isin(y[:, EVENT], (RUNNING, *KINDS))
+    entry, exit, event, term = y.T
+    if not np.isin(term, TERMS).all():
+        raise ExposureError(f"a loan's term must be {' or '.join(map(str, TERMS))} months; found {np.unique(term)[:5]}")
+    wrong = (entry < 0) | (exit < entry) | (exit > term) | ~np.isin(event, (RUNNING, *KINDS))
     if wrong.any():
         raise ExposureError(f"{wrong.sum()} exposures leave before they enter, after their term, or by no known event")
     return y
@@ -93,7 +94,7 @@ class HazardNet(PredictsCurves, LoanNet):
         "The matrix' layout, the edges of its bins, the base rates, and whether the training loans have one term alone."
         if not self.layout or "term" not in self.layout:
             raise ExposureError("the layout must have the column of the term: encode with LoanEncoder(keep_term=True)")
-        terms = np.unique(y[:, TERM])
+        terms = np.unique(y[:, TERM_COLUMN])
         known = {"known": self.layout["term"]["encoded"][TERMS.index(terms[0])]}
         own = {"rates": rate_table(*base_hazards(y)), "one_term": len(terms) == 1, "term": self.layout["term"] | known}
         own["more_dropout"] = more_dropout(int((y[:, EVENT] == CHARGE_OFF).sum()))
@@ -179,7 +180,9 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
         self.min_steps = min_steps
 
     def fit(self, X, y, X_valid, y_valid, X_all, y_all):
-        "Train on (X, y), stop early on (X_valid, y_valid), and train anew for as long on (X_all, y_all)."
+        """Find the number of epochs on (X, y) and (X_valid, y_valid), then refit on (X_all, y_all).
+
+        X are matrices, float32 of shape (n, n_columns), y exposures of shape (n, 4). Raises `ExposureError`."""
         self.find_epochs(X, y, X_valid, y_valid)
         return self.refit(X_all, y_all)
 

@@ -70,7 +70,7 @@ def of_network(
 
 def default_parameters(
     network: str,  # kind of network, `tabm` or `mlp`
-    target: str = "final_status",  # or `time_to_event`
+    target: str = "final_status",  # or `time_to_event`, as `resolve_target` makes of the setting
 ) -> dict:
     "The network's defaults. Raises `SearchError`."
     return of_network(DEFAULTS, network) | (HAZARDS[network] if target == "time_to_event" else {})
@@ -136,16 +136,16 @@ def fit_and_measure(
     y,  # their outcomes, shape (n,), or exposures, shape (n, 4)
     X_valid,  # matrix of the validation loans
     y_valid,  # their outcomes
-) -> dict[str, float]:  # log_loss and roc_auc on the validation loans, and the number of epochs
+) -> dict[str, float]:  # loss and roc_auc on the validation part, and the number of epochs
     """Fit with early stopping on the validation loans, and measure on them.
 
-    Of hazards, `log_loss` is minus the mean log-likelihood of the validation exposures, and `roc_auc` tells loans charged off
-    in them from the others, by the charge-offs that their curves expect in these months."""
+    The loss is the log-loss of the validation loans; of hazards, minus the mean log-likelihood of the validation exposures, and
+    `roc_auc` tells loans charged off in them from the others, by the charge-offs that their curves expect in these months."""
     net.fit(X, y, X_valid, y_valid)
     if isinstance(net, HazardNet):
         y_valid = np.asarray(y_valid)
         expected, came = expected_charge_offs(net.predict_cumulative(X_valid), y_valid), y_valid[:, EVENT] == CHARGE_OFF
         auc = roc_auc_score(came, expected) if came.any() else np.nan
-        return {"log_loss": min(net.history[:, "valid_loss"]), "roc_auc": auc, "epochs": len(net.history)}
+        return {"loss": min(net.history[:, "valid_loss"]), "roc_auc": auc, "epochs": len(net.history)}
     p = net.predict_proba(X_valid)[:, 1].astype(float)
-    return {"log_loss": log_loss(y_valid, p), "roc_auc": roc_auc_score(y_valid, p), "epochs": len(net.history)}
+    return {"loss": log_loss(y_valid, p), "roc_auc": roc_auc_score(y_valid, p), "epochs": len(net.history)}

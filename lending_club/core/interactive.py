@@ -42,7 +42,7 @@ class Interactive:
 # %% ../../nbs/core/interactive.ipynb #01b04454
 def _hover(name: str, row) -> str:
     "What a cell says when it is pointed at; `row` has bad_rate, lower, upper and loans."
-    return f"{name}<br>bad rate {row.bad_rate:.1%} ({row.lower:.1%} to {row.upper:.1%})<br>{row.loans:,.0f} final loans"
+    return f"{name}<br>bad rate {row.bad_rate:.1%} ({row.lower:.1%} to {row.upper:.1%})<br>{row.loans:,.0f} ended loans"
 
 
 def _heat(grid, hover, x, y, labels, title, size):

@@ -62,12 +62,12 @@ class Settings:
     data_path: str = _setting("sample", "`sample` for the built-in sample, or a file, folder or pattern (`data/*.csv`) of loans")
     sample_rows: int = _setting(60_000, "loans in the built-in sample", minimum=100)
     target: str = _setting("auto", "`time_to_event`, `final_status`, or `auto`: by what the file tells", **_TARGET)
-    train_end: date = _setting(date(2016, 1, 1), "what was known before this date is trained on")
-    val_end: date = _setting(date(2017, 1, 1), "what happened from train_end to before this date validates; later loans test")
+    train_end: date = _setting(date(2016, 1, 1), "end of the training period; what happens from it to val_end validates")
+    val_end: date = _setting(date(2017, 1, 1), "end of the validation period; loans issued from it on are the test loans")
     snapshot: str = _setting("", "month that the file shows its loans in; empty: that of the latest last_pymnt_d", pattern=_MONTH)
-    fit_through: str = _setting("val_end", "what a registered version has learnt from: `val_end`, or `snapshot`", **_THROUGH)
+    fit_through: str = _setting("val_end", "date up to which a registered version learns: `val_end`, or `snapshot`", **_THROUGH)
     use_addr_state: bool = _setting(False, "whether the borrower's state may be a model input (fair lending)")
-    min_coverage: float = _setting(0.05, "columns filled in a smaller share of train are dropped", minimum=0, below=1)
+    min_coverage: float = _setting(0.05, "features filled in a smaller share of loans are dropped", minimum=0, below=1)
     max_repeated: float = _setting(0.2, "largest share of loans that equal another in every input; more are refused", minimum=0)
     seed: int = _setting(42, "seed of sampling, search and training", minimum=0)
     trials: int = _setting(1, "hyperparameter trials in total; the first is the defaults", minimum=1)
@@ -76,7 +76,7 @@ class Settings:
     seeds: int = _setting(1, "networks whose outputs are averaged; each is trained separately", minimum=1)
     epochs: int = _setting(60, "maximum number of training epochs; early stopping usually ends sooner", minimum=1)
     walk_forward_quarters: int = _setting(0, "number of last quarters to test on, one after the other; 0: none", minimum=0)
-    walk_forward_validation_months: int = _setting(6, "months of validation loans before each of these quarters", minimum=2)
+    walk_forward_validation_months: int = _setting(6, "months before each of these quarters that validate", minimum=2)
     torch_device: str = _setting("auto", "`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`", **_DEVICE)
     torch_threads: int = _setting(1, "CPU threads of the network; fixed, since another number changes the last digits", minimum=1)
     mlflow_tracking_uri: str = _setting("sqlite:///var/mlflow.db", "MLflow's server or database", recorded=False)
@@ -255,7 +255,7 @@ def load_settings(
     if settings.train_end >= settings.val_end:
         raise SettingsError(
             f"train_end ({settings.train_end}) must lie before val_end ({settings.val_end}): "
-            "loans between the two dates are the validation set"
+            "what happens between the two dates is the validation part"
         )
     if settings.candidate_alias == settings.champion_alias:
         raise SettingsError(

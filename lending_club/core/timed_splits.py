@@ -59,7 +59,7 @@ class TimedSplits:
 
     @cached_property
     def horizon(self):
-        "The longest horizon that half of the test loans have reached, see `horizons.headline_horizon`."
+        "Months on book that half of the test loans have reached, or `horizons.TERM`. Raises `EvaluationError`."
         return headline_horizon(self.test, self.snapshot)
 
     def summary(self) -> pd.DataFrame:  # one row a part: loans, first and last month of issue, loan_months, charge_offs, payoffs

@@ -27,7 +27,7 @@ class Decision(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
     prediction: int = Field(description="0 good, 1 bad: the probability of default reaches the threshold")
     label: str = Field(description="`Good Loan` or `Bad Loan`")
-    probability_of_default: float = Field(description="calibrated probability of default (PD) over the loan's term")
+    probability_of_default: float = Field(description="probability of default (PD) over the loan's term")
     threshold: float = Field(description="PD from which on a loan counts as bad")
     model_version: str = Field(description="version of the registered model that answered")
     imputed: list[str] = Field(description="fields that are missing though practically every training loan had them")

@@ -13,7 +13,7 @@ from .refusals import RequestError
 # %% ../../nbs/serving/query.ipynb #093a3fcd
 FLAGS = {
     "partial": "`true`: applications that cannot be used become error objects in their places",
-    "curve": "`true`: answers have `cumulative_pd` and `cumulative_payoff`, by month on book, if the version has curves",
+    "curve": "`true`: answers have `cumulative_pd` and `cumulative_payoff`, by month on book; 422 for a version without",
 }
 
 
