@@ -169,6 +169,8 @@ def measure(loans: pd.DataFrame, date: str, parameters: dict) -> tuple[dict, dic
     "All ways at one date, over all test loans and by term; and what the pictures need."
     splits, known, day = split_at(loans, date)
     X, test = frame(known), splits.test
+    if (running := test["default"].isna()).any():
+        raise SystemExit(f"{running.sum():,} of the test loans from {date} on are running: take earlier dates")
     y, terms = outcome_at(test, "term"), parse_term(test["term"].to_numpy()).astype(int)
     ended, before = ended_parts(splits).refit, splits.known
     net = network(splits, parameters)

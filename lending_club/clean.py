@@ -78,7 +78,8 @@ def clean_with_rows(
     names = [name for name in pipeline_columns(use_addr_state=True) if name in raw]
     inputs = raw.loc[keep, list(guard_inputs(names, use_addr_state=True))].assign(issue_month=month_dates(months[keep]))
     loans = inputs.assign(**{name: np.asarray(own)[keep] for name, own in labels.items()})
-    order = _order(inputs, loans) if target == "time_to_event" else _order(loans)
+    ids = [raw.loc[keep, ["id"]].astype(str)] if "id" in raw else []  # of loans with the same inputs, no outcome comes first
+    order = _order(inputs, *ids, loans) if target == "time_to_event" else _order(loans)
     loans = loans.iloc[order].reset_index(drop=True)
     repeats = count_repeats(loans)
     check_repeats(repeats, max_repeated)
@@ -87,7 +88,7 @@ def clean_with_rows(
 
 
 def _order(*loans: pd.DataFrame) -> np.ndarray:
-    "By month of issue, then by the values of the first table, and of the second where those are equal."
+    "By month of issue, then by the values of the first table, and of the next one where those are equal."
     hashes = [pd.util.hash_pandas_object(own, index=False).to_numpy() for own in reversed(loans)]
     return np.lexsort((*hashes, loans[0]["issue_month"].to_numpy()))
 
@@ -109,7 +110,7 @@ def _observed(raw: pd.DataFrame, endings) -> np.ndarray:
     impossible = paid_out & endings.impossible
     if impossible.any():
         words = f"{impossible.sum():,} loans have impossible dates (a payment before the issue, or after the snapshot in "
-        words += f"{month_text(np.array([endings.snapshot]))[0]}, or paid without one): {describe_impossible(raw, endings)}"
+        words += f"{month_text(np.array([endings.snapshot]))[0]}, or paid without one): {describe_impossible(raw, impossible)}"
         if impossible.sum() > IMPOSSIBLE * paid_out.sum():
             raise DataError(f"{words}. Set snapshot to the month of the file, or target = final_status")
         log.warning("%s; they are left out", words)
@@ -241,7 +242,7 @@ def walk_forward_splits(
     enough = counts.index[(counts["sum"] >= minimum) & (counts["size"] - counts["sum"] >= minimum)]
     where = f"walk-forward over {quarters} quarters, validating {validation_months} months before each"
     if len(enough) < quarters:
-        raise SplitError(f"{where}: only {len(enough)} quarters have {minimum} bad and {minimum} good loans: test on fewer")
+        raise SplitError(f"{where}: only {len(enough)} quarters have {minimum} bad and {minimum} other loans: test on fewer")
     splits, at = {}, loans["end_month"].max() if snapshot is None and is_timed(loans) else snapshot
     for quarter in enough[-quarters:]:
         start = quarter.start_time
@@ -266,7 +267,7 @@ def load_clean(
     with noting() as notes:
         raw = source.read(columns=None)
         target = resolve_target(raw, settings.target)
-        stated = date.fromisoformat(settings.snapshot) if settings.snapshot else None
+        stated = settings.stated_snapshot
         loans = clean_loans(raw, settings.max_repeated, target, stated)
         del raw
     facts, loans.attrs = loans.attrs, {}
@@ -309,6 +310,6 @@ def sample_truth(
         raise DataError(f"the truth is known of the built-in sample only, not of {settings.data_path}: set data_path = sample")
     sample = draw(settings.sample_rows, settings.seed)
     target = resolve_target(sample.loans, settings.target)
-    stated = date.fromisoformat(settings.snapshot) if settings.snapshot else None
+    stated = settings.stated_snapshot
     _, order = clean_with_rows(sample.loans, settings.max_repeated, target, stated)
     return pd.DataFrame({"true_pd": sample.true_pd[order], "pd_given_resolved": sample.pd_given_resolved[order]})

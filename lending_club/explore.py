@@ -12,6 +12,7 @@ __all__ = ['EARLIER', 'CORRELATED', 'profile', 'bad_loans', 'default_rate', 'leg
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from datetime import date
 from .core.interactive import Interactive, rate_table, state_map
 from .core.known_loans import known_outcome, timed_loans
 from .core.metrics import wilson_interval
@@ -378,18 +379,20 @@ def maturity(
 # %% ../nbs/00_explore.ipynb #e606ebd0
 def plot_maturity(
     loans: pd.DataFrame,  # raw loans, or as `known_loans.timed_loans` gives them
+    snapshot: date | None = None,  # as in `known_loans.timed_loans`
 ):  # the figure
     "Share of loans that have ended by vintage, and the bad rate that a file would show at an earlier age if its dates tell."
     figure, (share, replay) = plt.subplots(1, 2, figsize=(11, 3.6))
     months, final = vintage(loans), bad_loans(loans).notna()
     quarter = months.dt.to_period("Q").dt.start_time
-    terms, dated = parse_term(loans["term"].to_numpy()), "end_month" in loans or not what_is_missing(loans)
+    terms = parse_term(loans["term"].to_numpy())
+    known = timed_loans(loans, snapshot) if "end_month" in loans or not what_is_missing(loans) else None
     for term, color in ((36, INK), (60, ACCENT)):
         own = terms == term
         by_quarter = final[own].groupby(quarter[own]).agg(["mean", "size"])
         by_quarter = by_quarter[by_quarter["size"] >= 20]
         share.plot(by_quarter.index, 100 * by_quarter["mean"], ".-", color=color, label=f"{term} months")
-        table = maturity(loans, term).query("loans >= 30") if dated else ()
+        table = () if known is None else maturity(known, term).query("loans >= 30")
         if len(table):
             replay.plot(table.index, 100 * table["bad_rate"], color=color, label=f"{term} months")
             replay.axhline(100 * table["bad_rate"].iloc[-1], color=color, lw=0.8, ls=":")

@@ -14,7 +14,7 @@ from lending_club.core.containers import DataError
 from lending_club.core.outcomes import RUNNING_STATUSES
 from lending_club.core.registry import connect, download_version
 from lending_club.core.sample import draw
-from lending_club.core.settings import SettingsError, scratch_settings
+from lending_club.core.settings import SettingsError, read_setting, scratch_settings
 from lending_club.serving.scorer import NoCurvesError, Scorer
 from lending_club.train import Trained, train
 
@@ -52,10 +52,13 @@ def test_a_file_that_tells_when_loans_ended(sample, settings_for):
     assert (clean.loans["default"].isna() == clean.loans["end_month"].isna()).all()
 
 
-@pytest.mark.parametrize("how", ["no column", "hardly filled"])
+@pytest.mark.parametrize("how", ["no column", "hardly filled", "not of paid loans"])
 def test_a_file_that_does_not_tell_is_trained_on_final_statuses(sample, settings_for, caplog, how):
-    gaps = sample["last_pymnt_d"].where(np.arange(len(sample)) % 3 == 0)
-    loans = sample.drop(columns="last_pymnt_d") if how == "no column" else sample.assign(last_pymnt_d=gaps)
+    every = np.arange(len(sample))
+    gaps = {"hardly filled": every % 3 > 0, "not of paid loans": (every % 5 == 0) & (sample["loan_status"] == "Fully Paid")}
+    loans = sample.drop(columns="last_pymnt_d")
+    if how in gaps:
+        loans = sample.assign(last_pymnt_d=sample["last_pymnt_d"].mask(gaps[how]))
     settings = settings_for(loans, "auto")
     with caplog.at_level(logging.INFO, "lending_club"):
         clean = load_clean(settings)
@@ -92,6 +95,24 @@ def test_impossible_dates_are_named_and_left_out(sample, settings_for):
         assert f"{sample['id'][place]} (issued {sample['issue_d'][place]}, last payment {paid})" in said
     assert len(clean.loans) == len(usual.loans) - 3 and clean.target == "time_to_event"
     assert len(split_loans(settings_for(loans, "time_to_event"), clean).train) > 100
+
+
+def test_a_payment_years_after_all_others_does_not_make_the_snapshot(sample, settings_for):
+    wrong, never = np.flatnonzero(sample["loan_status"] == "Current")[[0, 7]]
+    loans = sample.copy()
+    loans.loc[wrong, "last_pymnt_d"] = "Dec-2024"
+    loans.loc[never, ["loan_status", "last_pymnt_d"]] = ["Issued", "Jan-2012"]  # of no loan that was paid out
+    clean = load_clean(settings_for(loans, "auto"))
+    (said,) = warnings_of(clean)
+    assert clean.snapshot == str(SNAPSHOT) and said.startswith("1 loans have impossible dates")
+    assert f"{sample['id'][wrong]} (issued" in said and str(sample["id"][never]) not in said
+    assert load_clean(settings_for(loans, "auto", snapshot="2019-04-01")).snapshot == "2019-04-01"
+
+
+def test_a_day_that_no_month_has_is_refused_at_once():
+    assert read_setting("snapshot", "2019-02-28", "settings.ini") == "2019-02-28"
+    with pytest.raises(SettingsError, match="snapshot is '2019-02-31'; it must be a date up to the 28th"):
+        read_setting("snapshot", "2019-02-31", "settings.ini")
 
 
 def test_many_impossible_dates_are_refused(sample, settings_for):
@@ -140,7 +161,9 @@ def test_a_version_fitted_through_the_snapshot_and_its_twin(tmp_path):
     )
     assert twin.card["fit_through"] == "val_end, as it was evaluated"
     pd.testing.assert_frame_equal(result.metrics, twin.metrics)
-    assert result.card["metrics"] == twin.card["metrics"] and result.card["network"] == twin.card["network"]
+    assert result.card["metrics"] == twin.card["metrics"]
+    recipe = ("kind", "seeds", "epochs", "epochs_used", "validation_loss", "base_hazards_loss")
+    assert [result.card["network"][name] for name in recipe] == [twin.card["network"][name] for name in recipe]
     assert result.card["labels"] == "as known at the snapshot, 2019-03" and result.card["target"] == "time_to_event"
     assert twin.card["labels"] == "as known at val_end"
     assert result.card["threshold"] == result.pipeline[-1].threshold_ != twin.card["threshold"]

@@ -11,12 +11,11 @@ from lending_club.core.data import read_loans
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.matrices import fit_preprocessing
 from lending_club.core.months import month_text, parse_month
-from lending_club.core.outcomes import ARREARS, CHARGED_OFF, DEFAULT, FULLY_PAID, RUNNING_STATUSES
-from lending_club.core.parsing import parse_term
+from lending_club.core.outcomes import ARREARS, CHARGED_OFF, DEFAULT, FULLY_PAID, RUNNING_STATUSES, target
 from lending_club.core.sample import draw
 from lending_club.core.schema import COLUMNS
 from lending_club.core.settings import scratch_settings
-from lending_club.core.timeline import AFTER_TERM, RUNNING, exposure, known_age, months_since_year_0, reconstruct, state_at
+from lending_club.core.timeline import exposure, months_since_year_0, reconstruct
 from lending_club.train import fit_pipeline
 
 SNAPSHOT = date(2019, 3, 1)
@@ -26,21 +25,22 @@ LATER = [column.name for column in COLUMNS if not column.at_origination and colu
 
 def running(raw: pd.DataFrame, day: date) -> np.ndarray:  # bool, shape (n,)
     "Loans whose outcome was not known at a date: running ones, and those issued from it on."
-    own, day = reconstruct(raw, SNAPSHOT), months_since_year_0(day)
-    term = parse_term(raw["term"].to_numpy())
-    survived, event = state_at(own.bad, own.end - own.issued, term, known_age(own.issued, day))
-    return ~own.impossible & ((own.issued >= day) | ((event == RUNNING) & (survived < term)))
+    issued, last = (parse_month(raw[name].to_numpy()) for name in ("issue_d", "last_pymnt_d"))
+    bad = target(raw["loan_status"]).to_numpy()
+    end = np.where(np.isnan(last), issued, last) + np.where(bad == 1, ARREARS, 0)
+    ended = ~np.isnan(bad) & (np.minimum(end, months_since_year_0(SNAPSHOT)) < months_since_year_0(day))
+    return ~reconstruct(raw, SNAPSHOT).impossible & ~ended
 
 
 def scrambled(raw: pd.DataFrame, day: date, seed: int = 0) -> pd.DataFrame:
     """Raw loans with another life from a date on.
 
     Loans that ran at the date end on it or later, or never. A charge-off comes five months after the last payment, which may
-    therefore lie before the date. The few loans whose term and months of arrears were over at the date stay as they are."""
+    therefore lie before the date."""
     rng, n = np.random.default_rng(seed), len(raw)
-    issued, term, first = parse_month(raw["issue_d"].to_numpy()), parse_term(raw["term"].to_numpy()), months_since_year_0(day)
+    issued, first = parse_month(raw["issue_d"].to_numpy()), months_since_year_0(day)
     last_month = months_since_year_0(SNAPSHOT)
-    changed = running(raw, day) & (issued + term + AFTER_TERM >= first)
+    changed = running(raw, day)
     words = np.array([FULLY_PAID, CHARGED_OFF, DEFAULT, *RUNNING_STATUSES], dtype=object)
     status = rng.choice(words, n, p=[0.3, 0.35, 0.05, 0.15, 0.05, 0.05, 0.05])
     bad = np.isin(status, (CHARGED_OFF, DEFAULT))
@@ -98,7 +98,13 @@ def settings_of(target: str, **more):
 
 @pytest.fixture(scope="module")
 def sample() -> pd.DataFrame:
-    return draw(8_000).loans
+    "Loans of the sample; some run for more than half a year beyond their term."
+    loans = draw(8_000).loans
+    long_ago = loans.index[(loans["term"] == " 36 months") & loans["issue_d"].str.endswith(("2012", "2013"))]
+    late = np.random.default_rng(0).choice(long_ago, 60, replace=False)
+    loans.loc[late, "loan_status"] = np.repeat([FULLY_PAID, CHARGED_OFF], 30)
+    loans.loc[late, "last_pymnt_d"] = "Jun-2017"
+    return loans
 
 
 def test_the_future_of_the_sample_reaches_nothing(sample):

@@ -182,7 +182,7 @@ def test_the_network_comes_back_to_the_truth(network, term):
 # --- what holds for any loans and dates
 
 FIRST = DAY - 80  # month of the first issue
-A_LOAN = st.tuples(st.integers(0, 79), st.sampled_from(TERMS), st.sampled_from([0.0, 1.0, np.nan]), st.integers(1, 66))
+A_LOAN = st.tuples(st.integers(0, 79), st.sampled_from(TERMS), st.sampled_from([0.0, 1.0, np.nan]), st.integers(1, 80))
 BOOKS = st.lists(A_LOAN, min_size=1, max_size=30)
 TWO_DATES = st.tuples(st.integers(1, 90), st.integers(1, 90)).map(sorted)
 
@@ -190,7 +190,7 @@ TWO_DATES = st.tuples(st.integers(1, 90), st.integers(1, 90)).map(sorted)
 def book(rows) -> pd.DataFrame:
     "Loans of (months after `FIRST`, term, default, months on book at the end)."
     issued, term, bad, end = (np.array(column) for column in zip(*rows, strict=True))
-    end = np.where(np.isnan(bad), np.nan, np.minimum(end, term + AFTER_TERM))
+    end = np.where(np.isnan(bad), np.nan, end)
     months = {"issue_month": month_dates(FIRST + issued), "end_month": month_dates(FIRST + issued + end)}
     return pd.DataFrame(months | {"default": bad, "term": [f" {t} months" for t in term]})
 
@@ -234,9 +234,8 @@ def test_nothing_that_happens_from_a_date_on_changes_what_was_known(rows, others
     until = dates[0]
     changed = []
     for (issued, term, bad, end), (_, _, bad_later, later) in zip(rows, others * len(rows), strict=False):
-        ended = not np.isnan(bad) and issued + min(end, term + AFTER_TERM) < until
+        ended = not np.isnan(bad) and issued + end < until
         least = max(until - issued, 1)
-        known = ended or least > term + AFTER_TERM
-        changed.append((issued, term, bad, end) if known else (issued, term, bad_later, max(least, later)))
+        changed.append((issued, term, bad, end) if ended else (issued, term, bad_later, max(least, later)))
     before, after = (timeline.exposure(book(own), date_of(until)) for own in (rows, changed))
     pd.testing.assert_frame_equal(before, after)

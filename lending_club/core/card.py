@@ -75,7 +75,8 @@ def model_card(
             "always_present": always_present(loans_learnt(learnt), used),
             "ranges": usual_ranges(loans_learnt(learnt), used),
         },
-        "network": {"kind": settings.network, "seeds": settings.seeds, "epochs": networks.epochs_} | networks.losses_,
+        "network": {"kind": settings.network, "seeds": settings.seeds, "epochs": networks.epochs_} | networks.losses_
+        | getattr(networks, "used_", {}),
         "calibration": _calibration(pipeline),
         "imputation": pipeline[-1].imputation_,
         "dropped_features": encoder.dropped_,

@@ -54,7 +54,7 @@ def fit_through_snapshot(
     average = clone(fitted[-1])
     average.net.set_params(layout=prepare["encode"].layout_)
     average.epochs_, average.histories_, average.losses_ = fitted[-1].epochs_, fitted[-1].histories_, fitted[-1].losses_
-    average.refit(*parts[4:])
+    average.refit(*parts[4:], epochs=fitted[-1].epochs_used_)
     return later, assemble_timed(later, Pipeline([*prepare.steps, ("networks", average)]))
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'MANY_CHARGE_OFFS', 'STEPS_AN_EPOCH', 'SMALLEST_BATCH', 'FLAT', 'ExposureError', 'check_exposures',
-           'more_dropout', 'PredictsCurves', 'HazardNet', 'curves_of', 'hazards_of', 'expected_charge_offs',
-           'earliest_epoch', 'HazardAverage']
+           'more_dropout', 'suited_batch', 'PredictsCurves', 'HazardNet', 'curves_of', 'hazards_of',
+           'expected_charge_offs', 'earliest_epoch', 'HazardAverage']
 
 # %% ../../nbs/core/hazard_estimators.ipynb #b90182bc
 import logging
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
+from skorch.utils import to_tensor
 from .estimators import LoanNet
 from .hazards import ENTRY, EVENT, EXIT, HazardCurves, HazardLoss, HazardScoring, HazardTabM, KINDS
 from .hazards import TERM_COLUMN, OneTerm, base_hazards, rate_table
@@ -54,6 +55,14 @@ def more_dropout(
 ) -> float:  # 0 to 0.3
     "Share of hidden units left out beside the network's own: a tenth for each halving below `MANY_CHARGE_OFFS`."
     return float(np.clip(0.1 * np.log2(MANY_CHARGE_OFFS / max(charge_offs, 1)), 0, 0.3))
+
+
+def suited_batch(
+    batch_size: int,  # the parameter
+    loans: int,  # that are trained on
+) -> int:
+    "Loans in a batch: with few loans fewer, as else epochs of a few steps would stop too late or too early."
+    return min(batch_size, max(SMALLEST_BATCH, loans // STEPS_AN_EPOCH))
 
 
 class PredictsCurves:
@@ -109,12 +118,16 @@ class HazardNet(PredictsCurves, LoanNet):
             params["dropout"] = max(params["dropout"], min(0.6, params["dropout"] + self.layout_["more_dropout"]))
         return params
 
+    def infer(self, x, **fit_params):
+        "Log-factors of all members, (n, k, 2); a network that has learnt from one term alone takes every loan for one of it."
+        if self.layout_["one_term"]:
+            x, term = to_tensor(x, self.device), self.layout_["term"]
+            x = OneTerm(term["column"], term["known"], x.shape[1]).to(x.device)(x)
+        return super().infer(x, **fit_params)
+
     def mean_factors(self, X) -> np.ndarray:
         "The members' mean factors, shape (n, 2), float64."
         X = np.ascontiguousarray(X, dtype=np.float32)
-        if self.layout_["one_term"]:
-            term = self.layout_["term"]
-            X = OneTerm(term["column"], term["known"], X.shape[1])(torch.from_numpy(X)).numpy()
         return torch.cat([own.double().exp().mean(1) for own in self.forward_iter(X)]).numpy()
 
 
@@ -194,13 +207,16 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
         self.losses_ = self._compare_losses(nets[0].layout_, check_exposures(y_valid))
         return self
 
-    def refit(self, X, y):
-        "Train as many epochs as were found on other exposures."
+    def refit(self, X, y, epochs: int | None = None):
+        "Train on other exposures, as many epochs as were found or are given; at least `min_steps` steps where none are given."
         steps = np.ceil(len(X) / self._seeded(0, len(X)).batch_size)
         least = min(self.net.max_epochs, int(np.ceil(self.min_steps / steps)))
-        self.epochs_used_ = max(round(np.median(self.epochs_)), least)
+        self.epochs_used_ = epochs or max(round(np.median(self.epochs_)), least)
         nets = [self._seeded(i, len(X)).set_params(max_epochs=self.epochs_used_).fit(X, y) for i in range(self.n_seeds)]
         self.nets_ = [net.finish() for net in nets]
+        first = self.nets_[0]
+        self.used_ = {"epochs_used": self.epochs_used_, "batch_size_used": first.batch_size,
+                      "dropout_used": float(first.get_params_for("module")["dropout"])}  # fmt: skip
         self.classes_ = np.array([0, 1])
         self.n_features_in_ = X.shape[1]
         return self
@@ -219,8 +235,7 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
         return {"validation_loss": float(own), "base_hazards_loss": alone}
 
     def _seeded(self, i: int, loans: int) -> HazardNet:
-        most = max(SMALLEST_BATCH, loans // STEPS_AN_EPOCH)  # few loans in large batches would stop too late or too early
-        return clone(self.net).set_params(seed=self.net.seed + i, batch_size=min(self.net.batch_size, most))
+        return clone(self.net).set_params(seed=self.net.seed + i, batch_size=suited_batch(self.net.batch_size, loans))
 
     @property
     def layout_(self) -> dict:

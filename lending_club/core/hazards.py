@@ -256,5 +256,5 @@ class HazardScoring(nn.Module):
     def forward(self, X):
         "Log-odds and curves."
         cumulative = self.curves(self.factors(self.hold(X)), X)
-        pd = cumulative[:, -1, 0]
+        pd = cumulative[:, -1, 0].clamp(max=1 - 1e-6)  # rounding may reach 1, whose log-odds are none
         return torch.log(pd) - torch.log1p(-pd), cumulative

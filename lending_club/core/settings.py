@@ -46,7 +46,7 @@ def _setting(default, meaning: str, minimum=None, below=None, choices=None, patt
 _NETWORK = {"choices": ("tabm", "mlp")}
 _TARGET = {"choices": ("auto", "time_to_event", "final_status")}
 _THROUGH = {"choices": ("val_end", "snapshot")}
-_MONTH = (r"(\d{4}-(0[1-9]|1[0-2])-\d\d)?", "a date, written like 2019-03-01, or empty")
+_MONTH = (r"(\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8]))?", "a date up to the 28th, written like 2019-03-01, or empty")
 _DEVICE = {"choices": ("auto", "cpu", "cuda"), "pattern": (r"cuda:\d+", "cuda:1 for the second GPU")}
 _LOG = {"choices": ("json", "text"), "recorded": False}
 _CONFLICT = {"choices": ("name", "refuse"), "recorded": False}
@@ -101,6 +101,11 @@ class Settings:
     api_keys: str = _setting("", "comma-separated API keys; a request must send one as X-API-Key; empty: none", secret=True)
     webhook_secret: str = _setting("", "secret of MLflow's registry webhook; empty: /webhook is disabled", secret=True)
     root: Path = field(default_factory=project_root)
+
+    @property
+    def stated_snapshot(self) -> date | None:
+        "The month that the file is said to show its loans in; None where the file's dates tell it."
+        return date.fromisoformat(self.snapshot) if self.snapshot else None
 
     @property
     def recorded(self) -> dict:

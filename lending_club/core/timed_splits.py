@@ -10,7 +10,7 @@ import pandas as pd
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from .horizons import headline_horizon
+from .horizons import headline_horizon, horizon_name, is_observed, outcome_at
 from .metrics import EvaluationError
 from .text import LendingClubError
 from .timeline import CHARGE_OFF, PAYOFF, RUNNING, exposure
@@ -57,6 +57,13 @@ class TimedSplits:
         "The tables of exposures by name."
         return {name: getattr(self, name) for name in ("train", "validation", "refit", "calibration")}
 
+    @property
+    def periods(self) -> dict[str, tuple]:
+        "First and one after the last month of each part, as timestamps; None for the first month of all."
+        level = self.val_end - pd.DateOffset(months=LEVEL_MONTHS)
+        return {"train": (None, self.train_end), "validation": (self.train_end, self.val_end), "refit": (None, self.val_end),
+                "calibration": (level, self.val_end)}  # fmt: skip
+
     @cached_property
     def horizon(self):
         "Months on book that half of the test loans have reached, or `horizons.TERM`. Raises `EvaluationError`."
@@ -90,12 +97,13 @@ def timed_split(
     val_end: date,
     snapshot: date | None = None,  # month that the file shows; None: the latest month in which a loan ended
 ) -> TimedSplits:
-    """Split by calendar exposure.
+    """Split by calendar exposure, at the beginning of the months of both dates.
 
     Raises `SplitError` if the dates are in the wrong order, or if a part has no loans or no charge-off."""
-    start, end = pd.Timestamp(train_end), pd.Timestamp(val_end)
+    start, end = (pd.Timestamp(day).to_period("M").start_time for day in (train_end, val_end))
     if start >= end:
-        raise SplitError(f"train_end ({start:%Y-%m-%d}) must lie before val_end ({end:%Y-%m-%d})")
+        first, last = (f"{pd.Timestamp(day):%Y-%m-%d}" for day in (train_end, val_end))
+        raise SplitError(f"train_end ({first}) must lie before val_end ({last}), in an earlier month")
     level = end - pd.DateOffset(months=LEVEL_MONTHS)
     at = loans["end_month"].max() if snapshot is None else pd.Timestamp(snapshot)
     splits = TimedSplits(
@@ -104,6 +112,7 @@ def timed_split(
     )  # fmt: skip
     _check_part(splits, "train", f"before train_end = {start:%Y-%m-%d}")
     _check_part(splits, "validation", f"from {start:%Y-%m-%d} to before val_end = {end:%Y-%m-%d}")
+    _check_part(splits, "calibration", f"from {level:%Y-%m-%d} to before val_end = {end:%Y-%m-%d}")
     _check_test(splits)
     return splits
 
@@ -140,6 +149,12 @@ def _check_test(splits: TimedSplits):
             "later file"
         )
     try:
-        headline_horizon(splits.test, splits.snapshot)
+        seen = splits.test[is_observed(splits.test, splits.snapshot, splits.horizon)]
     except EvaluationError as error:
         raise SplitError(f"the test set cannot be evaluated: {error}") from error
+    bad = int(outcome_at(seen, splits.horizon).sum())
+    if bad in (0, len(seen)):
+        raise SplitError(
+            f"of the {len(seen)} test loans that have reached the horizon of {horizon_name(splits.horizon)}, {bad} were charged "
+            "off by then, and an evaluation needs both kinds: choose an earlier val_end, or a later file"
+        )
