@@ -39,7 +39,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a file of real loans, 2007 to 2011")
     options = parser.parse_args()
-    settings = scratch_settings(data_path=str(options.data.resolve()), epochs=Settings.epochs)
+    settings = scratch_settings(data_path=str(options.data.resolve()), epochs=Settings.epochs, target="final_status")
     loans = load_clean(settings).loans
     use_style()
     figure, axes = plt.subplots(1, len(CUTS), figsize=(12, 4), sharey=True)

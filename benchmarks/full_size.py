@@ -61,7 +61,7 @@ def main():
     arguments = parser.parse_args()
     program = str(Path(sys.executable).with_name("lending-club"))
     with tempfile.TemporaryDirectory(prefix="lending-club-full-") as folder:
-        environment = {**os.environ, "VAR_DIR": f"{folder}/var", "TQDM_DISABLE": "1"}
+        environment = {**os.environ, "VAR_DIR": f"{folder}/var", "TQDM_DISABLE": "1", "TARGET": "final_status"}
         if arguments.max_repeated is not None:
             environment["MAX_REPEATED"] = str(arguments.max_repeated)
         data = arguments.data

@@ -3,6 +3,7 @@
     pip install '.[dev,benchmarks]' -c constraints.txt
     python benchmarks/models.py ../shared/data/accepted_2007_to_2011.csv.gz --jobs 2
     python benchmarks/models.py ... --tuned            # take the configurations that are written already
+    python benchmarks/models.py ... --beside           # the networks alone: whether the figures are as before; time to event
 
 First every tree model and a second network are tuned, 25 Optuna trials on validation loans, at three dates; the configurations
 are written to benchmarks/results/models_config.json. Only then are test loans opened: two cuts, and six quarters walking
@@ -39,7 +40,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
-from lending_club.clean import Splits, clean_loans, temporal_split, walk_forward_splits
+from lending_club.clean import Splits, clean_loans, clean_with_rows, temporal_split, walk_forward_splits
 from lending_club.core.calibration import best_calibrator
 from lending_club.core.data import read_loans
 from lending_club.core.estimators import LoanNet, SeedAverage
@@ -325,14 +326,12 @@ def report(test: pd.DataFrame, scored: dict) -> dict:
     return result
 
 
-def beside(test: pd.DataFrame, timed: pd.DataFrame, network: dict, hazards: dict) -> dict:
-    "By term: the network of hazards on the test loans of a cut, and its difference to the network of final statuses."
-    same = all((test[name].to_numpy() == timed[name].to_numpy()).all() for name in ("issue_month", "loan_amnt", "default"))
-    assert same, "the test loans differ between the targets"
+def beside(test: pd.DataFrame, network: dict, hazards: dict, place: np.ndarray) -> dict:
+    "By term: the network of hazards on the test loans of a cut, which it has at `place`, and its difference to the other one."
     terms, result = test["term"].str.strip(), {}
     for part in ("all", *sorted(terms.unique())):
         keep = np.ones(len(test), bool) if part == "all" else (terms == part).to_numpy()
-        y, own = outcomes(test)[keep], hazards | {name: hazards[name][..., keep] for name in ("p", "raw", "each")}
+        y, own = outcomes(test)[keep], hazards | {name: hazards[name][..., place][..., keep] for name in ("p", "raw", "each")}
         full, pairs = metrics(y, own), [(y, own["p"], network["p"][keep])]
         result[part] = {name: value for name, value in full.items() if not name.startswith(("raw", "single"))}
         result[part] |= {"mean_pd": float(own["p"].mean()), "mean_pd_of_final_status": float(network["p"][keep].mean())}
@@ -341,6 +340,41 @@ def beside(test: pd.DataFrame, timed: pd.DataFrame, network: dict, hazards: dict
             "roc_auc": bootstrap(pairs, fast_auc), "log_loss": bootstrap(pairs, fast_log_loss)
         }  # fmt: skip
     return result
+
+
+def all_beside(raw: pd.DataFrame, final: dict, scored: dict, jobs: int) -> dict:
+    "Time to event at each cut, beside the final statuses, whose splits and scores are given."
+    (_, rows), (running, running_rows) = clean_with_rows(raw), clean_with_rows(raw, target="time_to_event")
+    hazards = Parallel(jobs)(delayed(time_to_event)(running, begin, end) for begin, end in CUTS.values())
+    result = {}
+    for (title, (begin, end)), own in zip(CUTS.items(), hazards, strict=True):
+        test, timed = final[title].test, temporal_split(running, begin, end).test
+        place = pd.Series(np.arange(len(timed)), running_rows[timed.index]).loc[rows[test.index]].to_numpy()
+        assert (timed["default"].to_numpy()[place] == outcomes(test)).all(), "the test loans differ between the targets"
+        result[title] = beside(test, scored[title]["network"], own, place)
+    return result
+
+
+def score_network(splits: Splits) -> dict:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {"network": score("network", splits, Inputs(splits), {})}
+
+
+def check_unchanged(raw: pd.DataFrame, loans: pd.DataFrame, jobs: int):
+    "The network of final statuses against its stored figures, and time to event beside it; adds the latter to them."
+    written = RESULTS / "models.json"
+    result = json.loads(written.read_text())
+    final = {title: temporal_split(loans, begin, end) for title, (begin, end) in CUTS.items()}
+    scored = Parallel(jobs)(delayed(score_network)(splits) for splits in final.values())
+    scored = dict(zip(final, scored, strict=True))
+    for title, splits in final.items():
+        now, before = metrics(outcomes(splits.test), scored[title]["network"]), result["cuts"][title]["all"]["models"]["network"]
+        for name in ("roc_auc", "pr_auc", "ks", "brier", "log_loss", "calibration_slope", "ece"):
+            print(f"{title[0]} {name}: {now[name]:.6f}, before {before[name]:.6f}")
+    result["time_to_event"] = all_beside(raw, final, scored, jobs)
+    written.write_text(json.dumps(result, indent=1) + "\n")
+    show_beside(result)
 
 
 def best_tree(rows: dict) -> str:
@@ -352,11 +386,15 @@ def main():
     parser.add_argument("data", type=Path, help="a file of real loans, 2007 to 2011")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
     parser.add_argument("--tuned", action="store_true", help="do not tune anew: take the trees of models_config.json")
+    parser.add_argument("--beside", action="store_true", help="the networks alone, at the two cuts")
     parser.add_argument("--quarters", type=int, default=6, help="quarters walking forward (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     raw = read_loans(options.data)
-    loans, running = clean_loans(raw), clean_loans(raw, target="time_to_event")
+    loans = clean_loans(raw)
+    if options.beside:
+        check_unchanged(raw, loans, options.jobs)
+        return
     start = time.perf_counter()
 
     def say(text):
@@ -389,15 +427,11 @@ def main():
     tasks = cuts | {quarter: (splits, tuned_before(quarter)) for quarter, splits in walk.items()}
     scored = Parallel(options.jobs)(delayed(score_all)(*task) for task in tasks.values())
     scored = dict(zip(tasks, scored, strict=True))
-    hazards = Parallel(options.jobs)(delayed(time_to_event)(running, begin, end) for begin, end in CUTS.values())
     say("all are fitted")
     result = {"data": options.data.name, "seeds": {"networks": NET_SEEDS, "trees": TREE_SEEDS}, "cuts": {}}
     for title in CUTS:
         result["cuts"][title] = report(cuts[title][0].test, scored[title])
-    result["time_to_event"] = {
-        title: beside(cuts[title][0].test, temporal_split(running, begin, end).test, scored[title]["network"], own)
-        for (title, (begin, end)), own in zip(CUTS.items(), hazards, strict=True)
-    }
+    result["time_to_event"] = all_beside(raw, {title: cuts[title][0] for title in CUTS}, scored, options.jobs)
     tests = {quarter: splits.test for quarter, splits in walk.items()}
     rows = {q: {name: metrics(outcomes(tests[q]), model) for name, model in scored[q].items()} for q in tests}
     result["walk_forward"] = {
@@ -423,11 +457,7 @@ def show(result: dict):
             tree = best_tree(content["models"])
             print(f"\nagainst {tree}, the best tree here: {content['against'][tree]}")
             print(f"against the plain MLP: {content['against']['plain MLP']}")
-    for title, parts in result["time_to_event"].items():
-        print(f"\n{title}; the network of hazards, and its difference to the network of final statuses\n")
-        rows = {part: {k: v for k, v in own.items() if k not in ("steps", "against_network")} for part, own in parts.items()}
-        print(pd.DataFrame(rows).T.astype(float).round(4).to_markdown())
-        print({part: own["against_network"] for part, own in parts.items()})
+    show_beside(result)
     walk = result["walk_forward"]
     print("\nwalk-forward\n")
     print(pd.DataFrame({q: {n: m["roc_auc"] for n, m in c["models"].items()} for q, c in walk["quarters"].items()}).to_markdown())
@@ -435,6 +465,14 @@ def show(result: dict):
     for network in ("against", "tuned_against"):
         for name, against in walk[network].items():
             print(f"{network} {name}: {against}")
+
+
+def show_beside(result: dict):
+    for title, parts in result["time_to_event"].items():
+        print(f"\n{title}; the network of hazards, and its difference to the network of final statuses\n")
+        rows = {part: {k: v for k, v in own.items() if k not in ("steps", "against_network")} for part, own in parts.items()}
+        print(pd.DataFrame(rows).T.astype(float).round(4).to_markdown())
+        print({part: own["against_network"] for part, own in parts.items()})
 
 
 def draw(result: dict):

@@ -41,7 +41,7 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 def auc_on_the_sample(rows: int = 60_000) -> dict:
     "ROC-AUC of the truth and of models on the final loans of the default test period."
-    settings = scratch_settings(sample_rows=rows)
+    settings = scratch_settings(sample_rows=rows, target="final_status")
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
     truth = sample_truth(settings).loc[splits.test.index]
     y = splits.test["default"].to_numpy()

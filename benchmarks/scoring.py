@@ -75,7 +75,9 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    settings = scratch_settings(sample_rows=options.rows, epochs=options.epochs, seeds=options.seeds, network=options.network)
+    settings = scratch_settings(
+        sample_rows=options.rows, epochs=options.epochs, seeds=options.seeds, network=options.network, target="final_status"
+    )
     splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
     pipeline = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
     start = time.perf_counter()

@@ -95,7 +95,7 @@ def main():
         skinny = options.skinny / "bin/python" if options.skinny else make_skinny(folder / "skinny")
         project = folder / "project"
         project.mkdir()
-        (project / "settings.ini").write_text("[lending_club]\nsample_rows = 5000\nepochs = 3\n")
+        (project / "settings.ini").write_text("[lending_club]\nsample_rows = 5000\nepochs = 3\ntarget = final_status\n")
         server = f"http://127.0.0.1:{free_port()}"
         command = [Path(sys.executable).with_name("mlflow"), "server", "--workers", 1, "--port", server.rpartition(":")[2]]
         command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", folder / "artifacts"]

@@ -44,7 +44,7 @@ NAMES = {
 }
 BEFORE = "before"  # the service of another checkout, with a champion that its own pipeline has trained
 CLI = "import sys; from lending_club.cli import main; sys.exit(main(sys.argv[1:]))"
-SETTINGS = "[lending_club]\nsample_rows = {rows}\nepochs = {epochs}\n"
+SETTINGS = "[lending_club]\nsample_rows = {rows}\nepochs = {epochs}\ntarget = final_status\n"
 WIDE = {"embedding": 12, "bins": 24}  # parameters that differ from the default network's
 COMMANDS = Path(sys.executable).parent  # of the environment
 
@@ -176,7 +176,8 @@ def prepare(root: Path, options):
 def prepare_before(checkout: Path, root: Path, options) -> dict:
     "A champion of another checkout's own pipeline in a project of its own; the environment that its service needs."
     root.mkdir()
-    (root / "settings.ini").write_text(SETTINGS.format(rows=options.rows, epochs=options.epochs))
+    own = SETTINGS.format(rows=options.rows, epochs=options.epochs).replace("target = final_status\n", "")  # 0.3.0 has no target
+    (root / "settings.ini").write_text(own)
     (root / "nbs").symlink_to(checkout / "nbs")
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "POLL_INTERVAL": "0.5"}
     for words in (["run"], ["promote"]):

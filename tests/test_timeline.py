@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lending_club.core import hazards as hazard_rates
 from lending_club.core import timeline
 from lending_club.core.hazard_estimators import HazardAverage
+from lending_club.core.hazards import base_hazards
 from lending_club.core.hyperparameters import default_parameters, make_net
 from lending_club.core.months import month_dates
 from lending_club.core.timeline import AFTER_TERM, CHARGE_OFF, PAYOFF, RUNNING, TERMS, cumulative_incidence, life_table
@@ -145,6 +147,24 @@ def test_a_slip_misses_the_truth(many, monkeypatch, slip):
     curves = found(many, term, since)
     assert low < curves[place] / true < high
     assert name != "is_matured" or 1 - curves[-1].sum() < 0.02 < 0.2 < 1 - truth(term)[-1].sum()
+
+
+def base_rate(loans: pd.DataFrame, kind: int) -> float:
+    "Base rate of 60-month loans in month 36, of an event."
+    return float(base_hazards(timeline.exposure(loans, day()).to_numpy())[0][1, kind, 35])
+
+
+def test_what_happens_at_the_end_of_a_term_does_not_reach_the_other_term(many, monkeypatch):
+    "60-month loans of which none has reached month 36 learn from 36-month loans what comes, but not what comes at maturity."
+    loans = many[(many["term"] == " 36 months") | (many["issue_month"] >= day(30))]
+    true = np.mean([hazards(group, 60)[35] for group in range(3)], axis=0)
+    for kind in range(2):
+        assert base_rate(loans, kind) == pytest.approx(true[kind], rel=0.3)
+    monkeypatch.setattr(hazard_rates, "FROM_TERM", (0, 2))  # charge-offs of the last month count for both terms
+    assert base_rate(loans, 0) > 3 * true[0], "the arrears of 36-month loans reach the 60-month loans"
+    monkeypatch.setattr(hazard_rates, "FROM_TERM", (1, 0))
+    monkeypatch.setattr(timeline, "is_matured", lambda bad, end, term: np.zeros(len(end), dtype=bool))
+    assert base_rate(loans, 1) > 3 * true[1], "the maturity of 36-month loans pays the 60-month loans off"
 
 
 # --- the network

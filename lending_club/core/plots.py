@@ -166,10 +166,12 @@ def plot_quarters(
     loss.set(title="Log-loss", ylabel="log-loss")
     top = 115 * first[["bad_rate", "mean_pd"]].to_numpy().max()
     calibration.set(title="Calibration", ylabel="%", ylim=(0, top))
+    many, timed = len(quarters) > 5, "horizon" in first
+    names = [f"{quarter}{', ' if many else chr(10)}{own}" for quarter, own in first["horizon"].items()] if timed else quarters
     for axis in (ranking, loss, calibration):
-        axis.set_xticks(place, quarters, rotation=90 if len(quarters) > 5 else 0)
-        axis.set_xlabel("quarter of issue")
+        axis.set_xticks(place, names, rotation=90 if many else 0)
+        axis.set_xlabel("quarter of issue, horizon" if timed else "quarter of issue")
     calibration.legend()
     ranking.legend(ncols=2, fontsize="small", loc="lower right")
-    figure.suptitle("A model fitted on what was issued before, for each quarter")
+    figure.suptitle("A model fitted on what was known before, for each quarter")
     return figure
