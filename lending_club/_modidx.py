@@ -1058,6 +1058,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'lending_club/core/metrics.py'),
                                            'lending_club.core.metrics.ks_statistic': ( 'core/metrics.html#ks_statistic',
                                                                                        'lending_club/core/metrics.py'),
+                                           'lending_club.core.metrics.mean_interval': ( 'core/metrics.html#mean_interval',
+                                                                                        'lending_club/core/metrics.py'),
                                            'lending_club.core.metrics.poisson_interval': ( 'core/metrics.html#poisson_interval',
                                                                                            'lending_club/core/metrics.py'),
                                            'lending_club.core.metrics.roc_auc_interval': ( 'core/metrics.html#roc_auc_interval',

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
-from scipy.stats import binomtest, ks_2samp, norm, poisson, rankdata
+from scipy.stats import binomtest, ks_2samp, norm, poisson, rankdata, sem
 from sklearn import metrics
 
 from lending_club.core.metrics import (
@@ -593,6 +593,15 @@ def test_an_evaluation_holds_what_the_single_functions_give(y, p):
     single |= {f"brier_{name}": value for name, value in brier_decomposition(y, p).items()}
     assert {name: found[name] for name in single} == pytest.approx(single, nan_ok=True, rel=1e-12, abs=1e-12)
     assert all(type(value) is float for value in found.values())
+
+
+@ANY
+def test_log_loss_and_brier_have_the_interval_of_a_mean(y, p):
+    found, of_outcome = evaluate(y, p), np.clip(np.where(y == 1, p, 1 - p), np.finfo(float).eps, None)
+    for name, losses in {"log_loss": -np.log(of_outcome), "brier": (1 - of_outcome) ** 2}.items():
+        assert losses.mean() == pytest.approx(found[name], rel=1e-9, abs=1e-12)
+        low, high = norm.interval(0.95, losses.mean(), sem(losses) or 1e-300)
+        assert [found[f"{name}_{end}"] for end in ("lower", "upper")] == pytest.approx([max(low, 0), high], rel=1e-6, abs=1e-12)
 
 
 def test_an_evaluation_without_a_threshold_leaves_out_the_decision():

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Z_95', 'REPORTED_METRICS', 'SMALL', 'EvaluationError', 'check_loans', 'ks_statistic', 'roc_auc_interval',
            'calibration_bins', 'expected_calibration_error', 'calibration_slope', 'brier_decomposition',
-           'wilson_interval', 'poisson_interval', 'best_f1_threshold', 'expected_f1_threshold', 'evaluate',
-           'decile_table', 'threshold_curve', 'evaluate_by']
+           'wilson_interval', 'poisson_interval', 'best_f1_threshold', 'expected_f1_threshold', 'mean_interval',
+           'evaluate', 'decile_table', 'threshold_curve', 'evaluate_by']
 
 # %% ../../nbs/core/metrics.ipynb #35783230
 import numpy as np
@@ -234,6 +234,18 @@ def expected_f1_threshold(
     _, p = check_loans(np.zeros(np.shape(p)), p)
     return _best_f1_threshold(p, p)
 
+# %% ../../nbs/core/metrics.ipynb #7b0c1d02
+def mean_interval(
+    losses,  # shape (n,), the loss of each loan
+    z: float = Z_95,  # normal quantile; 95 % by default
+) -> tuple[float, float]:  # lower and upper end; NaN for a single loan
+    "Normal interval of the mean of independent losses that are not negative."
+    losses = np.asarray(losses, dtype=float)
+    if len(losses) < 2:
+        return float("nan"), float("nan")
+    half = z * losses.std(ddof=1) / np.sqrt(len(losses))
+    return float(max(losses.mean() - half, 0.0)), float(losses.mean() + half)
+
 # %% ../../nbs/core/metrics.ipynb #7815f2c6
 def evaluate(
     y,  # shape (n,), 1 bad, 0 good; both must occur
@@ -248,6 +260,8 @@ def evaluate(
     if len(np.unique(y)) < 2:
         raise EvaluationError("evaluation needs both good and bad loans")
     auc, lower, upper = roc_auc_interval(y, p)
+    of_outcome = np.where(y == 1, p, 1 - p)
+    losses = {"brier": (1 - of_outcome) ** 2, "log_loss": -np.log(np.clip(of_outcome, np.finfo(float).eps, None))}
     result = {
         "roc_auc": auc,
         "roc_auc_lower": lower,
@@ -257,6 +271,8 @@ def evaluate(
         "ks": ks_statistic(y, p),
         "brier": brier_score_loss(y, p),
         "log_loss": log_loss(y, p),
+        **{f"{name}_{end}": value for name, own in losses.items()
+           for end, value in zip(("lower", "upper"), mean_interval(own), strict=True)},
         "ece": expected_calibration_error(y, p),
         **{f"brier_{name}": value for name, value in brier_decomposition(y, p).items()},
         **calibration_slope(y, p),
