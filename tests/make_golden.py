@@ -46,7 +46,7 @@ def write_golden(folder: Path):
 
 
 def _write_golden(folder: Path):
-    settings = scratch_settings(target="time_to_event", sample_rows=30_000, train_end=date(2018, 4, 1), val_end=date(2018, 9, 1),
+    settings = scratch_settings(target="time_to_event", sample_rows=30_000, train_end=date(2017, 10, 1), val_end=date(2018, 3, 1),
                                 min_coverage=0.002)  # fmt: skip
     clean = load_clean(settings)
     for name in ALL_EQUAL:

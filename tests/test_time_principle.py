@@ -8,6 +8,7 @@ import pytest
 
 from lending_club.clean import clean_loans, temporal_split
 from lending_club.core.data import read_loans
+from lending_club.core.evaluation import charge_off_timing, ended_parts
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.matrices import fit_preprocessing
 from lending_club.core.months import month_text, parse_month
@@ -80,6 +81,10 @@ def check_principle(raw: pd.DataFrame, settings):
     matrices = [fit_preprocessing(own, settings)[1] for own in splits]
     assert len(matrices[0]) == 6
     for before, after in zip(*matrices, strict=True):  # the search sees the first four, of train and validation
+        np.testing.assert_array_equal(before, after)
+    for name in splits[0].periods:  # what baselines learn from
+        pd.testing.assert_frame_equal(*(getattr(ended_parts(own), name) for own in splits))
+    for before, after in zip(*(charge_off_timing(own).values() for own in splits), strict=True):
         np.testing.assert_array_equal(before, after)
     first, second = (fit_pipeline(own, SMALL, settings, progress=False, cautious=True) for own in splits)
     test = splits[0].test

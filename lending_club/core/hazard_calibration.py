@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from .calibration import Calibrator
 from .compile import refuse_difference, write_graph
 from .curves import given_age
-from .encoding import shown_pd
+from .encoding import PD_DECIMALS, shown_pd
 from .graph import Graph
 from .hazard_estimators import check_exposures, curves_of, expected_charge_offs
 from .hazards import EVENT, TERM_COLUMN
@@ -108,7 +108,8 @@ class CalibratedHazards(ClassifierMixin, BaseEstimator):
         self.estimator = HazardGraph(self.net, tuple(float(row["used"]) for row in self.level_)).fit(X)
         self.calibrator_ = unchanged()
         self.losses_: dict = {}
-        self.threshold_ = expected_f1_threshold(shown_pd(self.predict_proba(X_recent)[:, 1]))
+        threshold = expected_f1_threshold(shown_pd(self.predict_proba(X_recent)[:, 1]))
+        self.threshold_ = round(threshold, PD_DECIMALS + 1)  # it lies between two PDs as they are shown
         return self
 
     def predict_proba(self, X) -> np.ndarray:
