@@ -89,7 +89,7 @@ def test_every_form_of_import_counts(settings, tmp_path, line):
 
 def the_study(settings, clean):
     storage = optuna.storages.RDBStorage(settings.optuna_storage)
-    return optuna.load_study(study_name=study_name(settings, clean.data_hash), storage=storage)
+    return optuna.load_study(study_name=study_name(settings, clean.data_hash, target=clean.target), storage=storage)
 
 
 def outcomes(study) -> list:
@@ -119,7 +119,8 @@ def test_a_killed_search_ends_with_the_trials_of_an_undisturbed_one(project, mom
 
     undisturbed = dataclasses.replace(settings, optuna_storage=f"sqlite:///{project}/other.db", experiment="undisturbed")
     assert outcomes(continued) == outcomes(search(undisturbed, clean, splits))
-    assert best_parameters(settings, clean.data_hash)[0] == best_parameters(undisturbed, clean.data_hash)[0]
+    found = [best_parameters(own, clean.data_hash, clean.target)[0] for own in (settings, undisturbed)]
+    assert found[0] == found[1]
 
     client = connect(settings)
     runs = {r.info.run_name: r for r in client.search_runs([experiment_id(settings, client)])}
@@ -131,7 +132,7 @@ def test_a_killed_search_ends_with_the_trials_of_an_undisturbed_one(project, mom
 
 def study_begun(settings, clean) -> bool:
     names = optuna.get_all_study_names(optuna.storages.RDBStorage(settings.optuna_storage))
-    return study_name(settings, clean.data_hash) in names
+    return study_name(settings, clean.data_hash, target=clean.target) in names
 
 
 def third_is_training(settings, clean) -> bool:
