@@ -78,8 +78,7 @@ def clean_with_rows(
     names = [name for name in pipeline_columns(use_addr_state=True) if name in raw]
     inputs = raw.loc[keep, list(guard_inputs(names, use_addr_state=True))].assign(issue_month=month_dates(months[keep]))
     loans = inputs.assign(**{name: np.asarray(own)[keep] for name, own in labels.items()})
-    ids = [raw.loc[keep, ["id"]].astype(str)] if "id" in raw else []  # of loans with the same inputs, no outcome comes first
-    order = _order(inputs, *ids, loans) if target == "time_to_event" else _order(loans)
+    order = _order(inputs, raw.loc[keep, raw.columns.intersection(["id"])], loans) if target == "time_to_event" else _order(loans)
     loans = loans.iloc[order].reset_index(drop=True)
     repeats = count_repeats(loans)
     check_repeats(repeats, max_repeated)
@@ -88,7 +87,9 @@ def clean_with_rows(
 
 
 def _order(*loans: pd.DataFrame) -> np.ndarray:
-    "By month of issue, then by the values of the first table, and of the next one where those are equal."
+    """By month of issue, then by the values of the first table, and of the next one where those are equal.
+
+    With time to event loans of the same inputs are ordered by id, since an order by outcome would tell what came later."""
     hashes = [pd.util.hash_pandas_object(own, index=False).to_numpy() for own in reversed(loans)]
     return np.lexsort((*hashes, loans[0]["issue_month"].to_numpy()))
 
@@ -267,8 +268,7 @@ def load_clean(
     with noting() as notes:
         raw = source.read(columns=None)
         target = resolve_target(raw, settings.target)
-        stated = settings.stated_snapshot
-        loans = clean_loans(raw, settings.max_repeated, target, stated)
+        loans = clean_loans(raw, settings.max_repeated, target, settings.stated_snapshot)
         del raw
     facts, loans.attrs = loans.attrs, {}
     repeats = Repeats(**facts["repeats"])
@@ -310,6 +310,5 @@ def sample_truth(
         raise DataError(f"the truth is known of the built-in sample only, not of {settings.data_path}: set data_path = sample")
     sample = draw(settings.sample_rows, settings.seed)
     target = resolve_target(sample.loans, settings.target)
-    stated = settings.stated_snapshot
-    _, order = clean_with_rows(sample.loans, settings.max_repeated, target, stated)
+    _, order = clean_with_rows(sample.loans, settings.max_repeated, target, settings.stated_snapshot)
     return pd.DataFrame({"true_pd": sample.true_pd[order], "pd_given_resolved": sample.pd_given_resolved[order]})

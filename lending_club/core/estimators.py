@@ -105,7 +105,8 @@ class InMemoryTraining(NeuralNet):
         if isinstance(dataset, Subset):  # what `train_split` makes
             index = torch.as_tensor(dataset.indices)
             dataset = TensorDataset(*(tensor[index] for tensor in dataset.dataset.tensors))
-        return TensorBatches(dataset.tensors, self.batch_size if training else self.slice_size, shuffle=training)
+        loans = len(dataset.tensors[0])
+        return TensorBatches(dataset.tensors, self.batch_size_for(loans) if training else self.slice_size, shuffle=training)
 
 # %% ../../nbs/core/estimators.ipynb #cc36fa47
 def running_mean(
@@ -295,6 +296,10 @@ class LoanNet(AveragedTraining, InMemoryTraining, NeuralNetBinaryClassifier):
         losses = [epoch.get("valid_loss", np.inf) for epoch in self.history]
         return int(np.argmin(losses)) + 1 if np.isfinite(losses).any() else len(losses)
 
+    def batch_size_for(self, loans: int) -> int:
+        "Loans a step where so many are trained on."
+        return self.batch_size
+
     def infer(self, x, **fit_params):
         "Logits of all members, shape (n, k)."
         return NeuralNet.infer(self, x, **fit_params)
@@ -364,7 +369,7 @@ class SeedAverage(ClassifierMixin, BaseEstimator):
         self.epochs_ = [net.best_epoch_ for net in nets]
         self.losses_ = self._compare_losses(y, y_valid)
         if self.refit:
-            least = min(self.net.max_epochs, int(np.ceil(self.min_steps / np.ceil(len(X) / self.net.batch_size))))
+            least = min(self.net.max_epochs, int(np.ceil(self.min_steps / np.ceil(len(X) / self.net.batch_size_for(len(X))))))
             if X_valid is not None:
                 X, y = np.concatenate([X, X_valid]), np.concatenate([y, y_valid])
             fixed = {"max_epochs": max(round(np.median(self.epochs_)), least), "train_split": None}

@@ -9,12 +9,13 @@ __all__ = ['ended_parts', 'charge_off_timing', 'TestScores', 'term_names', 'scor
 # %% ../../nbs/core/evaluation.ipynb #ae22654d
 import numpy as np
 import pandas as pd
+import torch
 from dataclasses import dataclass
 from types import SimpleNamespace
 from sklearn.pipeline import Pipeline
 from .baselines import baselines
 from .curve_plots import plot_auc_by_month, plot_observed_expected, plot_vintage_curves
-from .hazards import base_hazards, rate_table
+from .hazards import HazardCurves, base_hazards, rate_table
 from lending_club.core.horizons import (
     auc_by_month,
     evaluate_at,
@@ -32,7 +33,7 @@ from .parsing import parse_term
 from .plots import plot_decision, plot_evaluation, plot_groups
 from .text import fold_spaces
 from .timed_splits import TimedSplits
-from .timeline import TERMS, cumulative_incidence
+from .timeline import TERMS
 
 # %% ../../nbs/core/evaluation.ipynb #54688f5a
 def ended_parts(
@@ -53,9 +54,8 @@ def charge_off_timing(
 
     The charge-offs that have come are no measure of it: young loans have had early ones only."""
     rates = rate_table(*base_hazards(splits.refit.to_numpy()))
-    hazards = 1 - np.exp(-rates.sum(axis=1, keepdims=True))
-    shares = np.divide(rates, rates.sum(axis=1, keepdims=True), out=np.zeros_like(rates), where=rates > 0)
-    curves = cumulative_incidence(*np.moveaxis(hazards * shares, 1, 0))[:, :, 0]
+    base = HazardCurves({"rates": rates, "term": {"column": 0, "encoded": TERMS}})
+    curves = base(torch.ones(len(TERMS), 2), torch.tensor(TERMS)[:, None])[:, :, 0].numpy()
     return {term: curve / curve[-1] for term, curve in zip(TERMS, curves, strict=True)}
 
 # %% ../../nbs/core/evaluation.ipynb #166f56d0

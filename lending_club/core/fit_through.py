@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from .hazard_calibration import LoanPipeline, assemble_timed
 from .matrices import fit_preprocessing
 from .settings import Settings, SettingsError
-from .timed_splits import LEVEL_MONTHS, TimedSplits
+from .timed_splits import TimedSplits, periods_of
 from .timeline import exposure
 
 # %% ../../nbs/core/fit_through.ipynb #fba6f3e5
@@ -37,9 +37,9 @@ def through_snapshot(
     splits: TimedSplits,
 ) -> TimedSplits:
     "The same split, with everything before the snapshot's month as known; that month itself is not over."
-    at, loans = splits.snapshot, splits.loans
-    level = exposure(loans, at, since=at - pd.DateOffset(months=LEVEL_MONTHS))
-    return dataclasses.replace(splits, val_end=at, refit=exposure(loans, at), calibration=level)
+    periods = periods_of(splits.train_end, splits.snapshot)
+    known = {name: exposure(splits.loans, periods[name][1], since=periods[name][0]) for name in ("refit", "calibration")}
+    return dataclasses.replace(splits, val_end=splits.snapshot, **known)
 
 
 def fit_through_snapshot(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'MANY_CHARGE_OFFS', 'STEPS_AN_EPOCH', 'SMALLEST_BATCH', 'FLAT', 'ExposureError', 'check_exposures',
-           'more_dropout', 'suited_batch', 'PredictsCurves', 'HazardNet', 'curves_of', 'hazards_of',
-           'expected_charge_offs', 'earliest_epoch', 'HazardAverage']
+           'more_dropout', 'PredictsCurves', 'HazardNet', 'curves_of', 'hazards_of', 'expected_charge_offs',
+           'earliest_epoch', 'HazardAverage']
 
 # %% ../../nbs/core/hazard_estimators.ipynb #b90182bc
 import logging
@@ -55,14 +55,6 @@ def more_dropout(
 ) -> float:  # 0 to 0.3
     "Share of hidden units left out beside the network's own: a tenth for each halving below `MANY_CHARGE_OFFS`."
     return float(np.clip(0.1 * np.log2(MANY_CHARGE_OFFS / max(charge_offs, 1)), 0, 0.3))
-
-
-def suited_batch(
-    batch_size: int,  # the parameter
-    loans: int,  # that are trained on
-) -> int:
-    "Loans in a batch: with few loans fewer, as else epochs of a few steps would stop too late or too early."
-    return min(batch_size, max(SMALLEST_BATCH, loans // STEPS_AN_EPOCH))
 
 
 class PredictsCurves:
@@ -117,6 +109,10 @@ class HazardNet(PredictsCurves, LoanNet):
         if prefix == "module" and "dropout" in params:
             params["dropout"] = max(params["dropout"], min(0.6, params["dropout"] + self.layout_["more_dropout"]))
         return params
+
+    def batch_size_for(self, loans: int) -> int:
+        "Loans a step: fewer where few are trained on, as else epochs of a few steps would stop too late or too early."
+        return min(self.batch_size, max(SMALLEST_BATCH, loans // STEPS_AN_EPOCH))
 
     def infer(self, x, **fit_params):
         "Log-factors of all members, (n, k, 2); a network that has learnt from one term alone takes every loan for one of it."
@@ -201,7 +197,7 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
 
     def find_epochs(self, X, y, X_valid, y_valid):
         "How many epochs are best for what happened later."
-        nets = [self._seeded(i, len(X)).fit(X, y, X_valid, y_valid) for i in range(min(self.n_stops, self.n_seeds))]
+        nets = [self._seeded(i).fit(X, y, X_valid, y_valid) for i in range(min(self.n_stops, self.n_seeds))]
         self.histories_ = [[{name: epoch[name] for name in _KEPT if name in epoch} for epoch in net.history] for net in nets]
         self.epochs_ = [earliest_epoch([epoch["valid_loss"] for epoch in net]) for net in self.histories_]
         self.losses_ = self._compare_losses(nets[0].layout_, check_exposures(y_valid))
@@ -209,14 +205,13 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
 
     def refit(self, X, y, epochs: int | None = None):
         "Train on other exposures, as many epochs as were found or are given; at least `min_steps` steps where none are given."
-        steps = np.ceil(len(X) / self._seeded(0, len(X)).batch_size)
+        steps = np.ceil(len(X) / self.net.batch_size_for(len(X)))
         least = min(self.net.max_epochs, int(np.ceil(self.min_steps / steps)))
         self.epochs_used_ = epochs or max(round(np.median(self.epochs_)), least)
-        nets = [self._seeded(i, len(X)).set_params(max_epochs=self.epochs_used_).fit(X, y) for i in range(self.n_seeds)]
+        nets = [self._seeded(i).set_params(max_epochs=self.epochs_used_).fit(X, y) for i in range(self.n_seeds)]
         self.nets_ = [net.finish() for net in nets]
-        first = self.nets_[0]
-        self.used_ = {"epochs_used": self.epochs_used_, "batch_size_used": first.batch_size,
-                      "dropout_used": float(first.get_params_for("module")["dropout"])}  # fmt: skip
+        self.used_ = {"epochs_used": self.epochs_used_, "batch_size_used": self.net.batch_size_for(len(X)),
+                      "dropout_used": float(self.nets_[0].get_params_for("module")["dropout"])}  # fmt: skip
         self.classes_ = np.array([0, 1])
         self.n_features_in_ = X.shape[1]
         return self
@@ -234,8 +229,8 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
             )  # fmt: skip
         return {"validation_loss": float(own), "base_hazards_loss": alone}
 
-    def _seeded(self, i: int, loans: int) -> HazardNet:
-        return clone(self.net).set_params(seed=self.net.seed + i, batch_size=suited_batch(self.net.batch_size, loans))
+    def _seeded(self, i: int) -> HazardNet:
+        return clone(self.net).set_params(seed=self.net.seed + i)
 
     @property
     def layout_(self) -> dict:

@@ -19,7 +19,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from sklearn.metrics import log_loss, roc_auc_score
 from .estimators import LoanNet, resolve_device
-from .hazard_estimators import HazardNet, expected_charge_offs, suited_batch
+from .hazard_estimators import HazardNet, expected_charge_offs
 from .hazards import EVENT, HazardMLP, HazardTabM
 from .networks import LoanMLP, LoanTabM
 from .text import LendingClubError
@@ -141,8 +141,6 @@ def fit_and_measure(
 
     The loss is the log-loss of the validation loans; of hazards, minus the mean log-likelihood of the validation exposures, and
     `roc_auc` tells loans charged off in them from the others, by the charge-offs that their curves expect in these months."""
-    if isinstance(net, HazardNet):
-        net.set_params(batch_size=suited_batch(net.batch_size, len(X)))
     net.fit(X, y, X_valid, y_valid)
     if isinstance(net, HazardNet):
         y_valid = np.asarray(y_valid)
