@@ -23,20 +23,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import PoissonRegressor
 from sklearn.metrics import log_loss, roc_auc_score
 
 from lending_club.clean import clean_loans, temporal_split
 from lending_club.core.data import read_loans
 from lending_club.core.evaluation import ended_parts
 from lending_club.core.hazard_calibration import level_table
-from lending_club.core.hazard_estimators import curves_of
+from lending_club.core.hazard_estimators import curves_of, expected_charge_offs
 from lending_club.core.horizons import outcome_at
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.parsing import parse_term
 from lending_club.core.plots import ACCENT, INK, use_style
 from lending_club.core.preprocess import FeatureBuilder
 from lending_club.core.settings import scratch_settings
-from lending_club.core.timeline import CHARGE_OFF, months_since_year_0
+from lending_club.core.timeline import CHARGE_OFF, exposure, months_since_year_0
 from lending_club.train import fit_networks
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -47,7 +48,7 @@ PERIOD = 3  # months of LightGBM's periods
 TREES = {"learning_rate": 0.03, "num_leaves": 12, "min_child_samples": 50, "colsample_bytree": 0.4, "subsample": 0.9,
          "subsample_freq": 1, "reg_lambda": 5, "n_estimators": 200, "verbose": -1, "n_jobs": 1}  # fmt: skip
 HAZARD_TREES = TREES | {"objective": "multiclass", "num_class": 3, "n_estimators": 150, "min_child_samples": 200}
-# what was compared on the early dates: changes of the defaults
+# what was compared on the early dates: changes of the defaults, each with its level kept, moved, and with trends
 CHOICES = {
     "default": {},
     "width 64, two blocks": {"width": 64, "blocks": 2},
@@ -56,6 +57,7 @@ CHOICES = {
     "dropout .1": {"dropout": 0.1},
     "16 members": {"k": 16},
 }
+PRIOR = 50  # charge-offs that no trend is worth
 
 
 def frame(loans: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +115,46 @@ def hazard_trees(X: pd.DataFrame, splits) -> np.ndarray:
     return np.mean(result, axis=0)
 
 
-def network(splits, parameters: dict, seeds: int = SEEDS) -> dict:
+def charge_offs(splits, cumulative: np.ndarray, by: str) -> pd.DataFrame:
+    "Observed and expected charge-offs before `val_end`, by month of issue or quarter of the calendar, as `years` from `val_end`."
+    if by == "vintage":
+        y = splits.refit.to_numpy()
+        years = (months_since_issue(splits.loans.loc[splits.refit.index]) - months_since_year_0(splits.val_end)) / 12
+        rows = [pd.DataFrame({"years": years, "seen": y[:, 2] == CHARGE_OFF, "due": expected_charge_offs(cumulative, y)})]
+    else:
+        rows, end = [], splits.val_end
+        place = pd.Series(np.arange(len(splits.refit)), splits.refit.index)
+        while len(own := exposure(splits.loans, end, since=end - pd.DateOffset(months=3))):
+            y, ago = own.to_numpy(), (months_since_year_0(end) - months_since_year_0(splits.val_end) - 1.5) / 12
+            due = expected_charge_offs(cumulative[place.loc[own.index]], y)
+            rows.append(pd.DataFrame({"years": ago, "seen": y[:, 2] == CHARGE_OFF, "due": due}))
+            end -= pd.DateOffset(months=3)
+    return pd.concat(rows).groupby("years", as_index=False).sum().astype(float)
+
+
+def trend(table: pd.DataFrame) -> PoissonRegressor:
+    "A log-linear trend of observed over expected charge-offs, with a prior of `PRIOR` charge-offs as expected."
+    weight = table["due"] * (1 + PRIOR / table["due"].sum())
+    seen = table["seen"] + table["due"] * PRIOR / table["due"].sum()
+    own = weight > 0
+    ratio = (seen[own] / weight[own]).to_numpy()
+    return PoissonRegressor(alpha=0).fit(table.loc[own, ["years"]].to_numpy(), ratio, sample_weight=weight[own])
+
+
+def trends(net, fitted, splits, X) -> dict:
+    "PDs of the test loans with a trend over vintages, extended to their month of issue or held at `val_end`, or over quarters."
+    cumulative = net.predict_cumulative(fitted[:-1].transform(splits.loans.loc[splits.refit.index]))
+    later = (months_since_issue(splits.test) - months_since_year_0(splits.val_end)) / 12
+    result = {}
+    for by, name, years in (("vintage", "vintage trend", later), ("vintage", "vintage trend, held", 0 * later),
+                            ("quarter", "quarter trend, held", 0 * later)):  # fmt: skip
+        model = trend(charge_offs(splits, cumulative, by))
+        factors = net.mean_factors(X) * np.column_stack([model.predict(years[:, None]), np.ones(len(years))])
+        result[name] = {"p": curves_of(factors, X, net.layout_)[:, -1, 0], "times a year": float(np.exp(model.coef_[0]))}
+    return result
+
+
+def network(splits, parameters: dict, seeds: int = SEEDS, with_trends: bool = False) -> dict:
     "The network of hazards: PDs of the test loans, their curves, and what moving the level would do."
     start = time.perf_counter()
     settings = scratch_settings(seeds=seeds, epochs=60, torch_device="cpu", seed=0)
@@ -124,6 +165,7 @@ def network(splits, parameters: dict, seeds: int = SEEDS) -> dict:
     level = level_table(net.predict_cumulative(at_risk), splits.calibration.to_numpy())
     curves = {"kept": curves_of(factors, X, net.layout_), "moved": curves_of(factors, X, net.layout_, tuple(level["multiplier"]))}
     return {"p": curves["kept"][:, -1, 0], "curve": curves["kept"], "moved": curves["moved"][:, -1, 0],
+            "trends": trends(net, fitted, splits, X) if with_trends else {},
             "multipliers": level["multiplier"].round(3).tolist(), "epochs": net.epochs_used_,
             "seconds": round(time.perf_counter() - start)}  # fmt: skip
 
@@ -201,12 +243,14 @@ def choose(loans: pd.DataFrame):
         rows = []
         for date in EARLY:
             splits = split_at(loans, date)[0]
-            net, y = network(splits, base | change), outcome_at(splits.test, "term")
-            rows.append({"kept": figures(y, net["p"]), "moved": figures(y, net["moved"]), "multipliers": net["multipliers"]})
+            net, y = network(splits, base | change, with_trends=True), outcome_at(splits.test, "term")
+            levels = {"kept": net["p"], "moved": net["moved"]} | {name: own["p"] for name, own in net["trends"].items()}
+            rows.append({level: figures(y, p) for level, p in levels.items()} | {"multipliers": net["multipliers"]}
+                        | {"times a year": {name: own["times a year"] for name, own in net["trends"].items()}})  # fmt: skip
         table[name] = dict(zip(EARLY, rows, strict=True))
         means = {level: {k: float(np.mean([row[level][k] for row in rows])) for k in ("roc_auc", "off", "log_loss")}
-                 for level in ("kept", "moved")}  # fmt: skip
-        print(name, means, flush=True)
+                 for level in levels}  # fmt: skip
+        print(name, pd.DataFrame(means).T.round(4).to_string(), sep="\n", flush=True)
         table[name]["mean"] = means
     content = {"parameters": default_parameters("tabm", "time_to_event"), "level": "kept", "seeds": SEEDS, "early_dates": table}
     (RESULTS / "as_of_config.json").write_text(json.dumps(content, indent=1, default=float) + "\n")
