@@ -379,20 +379,21 @@ def suspect_lines(text: str) -> list[str]:
     return [line for line in re.split(r"[\n\r]", text) if SUSPECT.search(line) and not ALLOWED.search(line)]
 
 
-def few_columns(folder: Path) -> Path:
+def few_columns(folder: Path, extra: list) -> Path:
     "A file with the required columns and some more."
-    path, extra = folder / "few.csv", ["id", "grade", "sub_grade", "purpose", "int_rate", "dti"]
-    columns = [*extra, "loan_amnt", "term", "annual_inc", "issue_d", "loan_status"]
+    path, columns = folder / "few.csv", [*extra, "loan_amnt", "term", "annual_inc", "issue_d", "loan_status"]
     draw(6_000).loans[columns].to_csv(path, index=False)
     return path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["sample", "few columns", "real"])
+@pytest.mark.parametrize("source", ["sample", "required columns", "few columns", "real"])
 def test_a_run_that_ends_well_has_no_line_that_looks_like_an_error(source, tmp_path, request):
     words = ["--epochs", 1]
-    if source == "few columns":
-        words += ["--data", few_columns(tmp_path)]
+    if source == "required columns":
+        words += ["--data", few_columns(tmp_path, ["last_pymnt_d"])]
+    elif source == "few columns":
+        words += ["--data", few_columns(tmp_path, ["id", "grade", "sub_grade", "purpose", "int_rate", "dti"])]
     elif source == "real":
         file = request.getfixturevalue("real_data") / "accepted_2007_to_2011.csv.gz"
         words += ["--data", file, "--train-end", "2010-10-01", "--val-end", "2011-03-01"]

@@ -28,7 +28,7 @@ from lending_club.core.horizons import (
     quarters,
     vintage_curves,
 )
-from .metrics import best_f1_threshold, decile_table, evaluate_by, threshold_curve
+from .metrics import decile_table, evaluate_by, expected_f1_threshold, threshold_curve
 from .parsing import parse_term
 from .plots import plot_decision, plot_evaluation, plot_groups
 from .text import fold_spaces
@@ -38,13 +38,16 @@ from .timeline import TERMS
 # %% ../../nbs/core/evaluation.ipynb #54688f5a
 def ended_parts(
     splits: TimedSplits,
-) -> SimpleNamespace:  # train, validation, refit, calibration, test: loans with `default` as known at the end of the part
-    "The loans that had ended by each part's end: what a model of final statuses can learn from."
+) -> SimpleNamespace:  # train, validation, refit: loans with `default`; calibration: loans without outcomes; test
+    """What a model of final statuses has: the loans that had ended by each part's end.
+
+    The calibration loans are those issued last before `val_end`, as for the network's threshold; most of them are running."""
     loans, ended, parts = splits.loans, splits.loans["end_month"], {}
-    for name, (since, until) in splits.periods.items():
+    for name in ("train", "validation", "refit"):
+        since, until = splits.periods[name]
         own = loans[(ended < until) if since is None else (ended >= since) & (ended < until)]
         parts[name] = own.assign(default=own["default"].astype("int8"))
-    return SimpleNamespace(**parts, test=splits.test)
+    return SimpleNamespace(**parts, calibration=splits.recent.drop(columns=["default", "end_month"]), test=splits.test)
 
 
 def charge_off_timing(
@@ -81,13 +84,13 @@ def score_timed(
     pipeline: Pipeline,  # a `LoanPipeline`, fitted
     seed: int = 42,  # of what is drawn at random
 ) -> dict[str, TestScores]:  # `network` first, then what it must beat
-    "The network and the baselines on the test loans, each with its own threshold."
+    "The network and the baselines on the test loans, each with the threshold of the best expected F1 on the loans issued last."
     curve = pipeline.predict_cumulative(splits.test)[:, :, 0]
     scored = {"network": TestScores(pipeline.predict_proba(splits.test)[:, 1], float(pipeline[-1].threshold_), curve)}
     ended, timing = ended_parts(splits), charge_off_timing(splits)
     shares = np.array([timing[term] for term in parse_term(splits.test["term"].to_numpy())])
-    for name, (p_known, p_test) in baselines(ended, pipeline[:-1], seed).items():
-        threshold = best_f1_threshold(ended.calibration["default"], p_known)
+    for name, (p_recent, p_test) in baselines(ended, pipeline[:-1], seed).items():
+        threshold = expected_f1_threshold(p_recent)
         scored[f"{name}, ended loans"] = TestScores(p_test, threshold, p_test[:, None] * shares)
     return scored
 
