@@ -9,6 +9,7 @@ __all__ = ['TILES', 'SHAPE', 'Interactive', 'state_map', 'rate_table']
 import base64
 import io
 import json
+import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -114,10 +115,14 @@ def state_map(
 def _draw_table(rate: pd.DataFrame, title: str):
     "The table as a matplotlib figure; `rate` in %."
     picture, ax = plt.subplots(figsize=(10, 1.6 + 0.32 * len(rate)))
+    ax.set(title=title, xlabel=rate.columns.name, ylabel=rate.index.name)
+    if rate.empty:  # the file lacks a column
+        ax.set(xticks=[], yticks=[])
+        ax.text(0.5, 0.5, "no loans to show", ha="center", va="center")
+        return picture
     image = ax.imshow(rate.to_numpy(), aspect="auto", cmap="Blues")
     ax.set_xticks(range(rate.shape[1]), rate.columns, rotation=90)
     ax.set_yticks(range(rate.shape[0]), rate.index)
-    ax.set(title=title, xlabel=rate.columns.name, ylabel=rate.index.name)
     picture.colorbar(image, ax=ax, label="bad rate (%)")
     return picture
 
