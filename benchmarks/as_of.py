@@ -141,16 +141,15 @@ def trend(table: pd.DataFrame) -> PoissonRegressor:
     return PoissonRegressor(alpha=0).fit(table.loc[own, ["years"]].to_numpy(), ratio, sample_weight=weight[own])
 
 
-def trends(net, fitted, splits, X) -> dict:
+def trends(net, fitted, splits, X, factors: np.ndarray) -> dict:
     "PDs of the test loans with a trend over vintages, extended to their month of issue or held at `val_end`, or over quarters."
     cumulative = net.predict_cumulative(fitted[:-1].transform(splits.loans.loc[splits.refit.index]))
     later = (months_since_issue(splits.test) - months_since_year_0(splits.val_end)) / 12
-    result = {}
+    models, result = {by: trend(charge_offs(splits, cumulative, by)) for by in ("vintage", "quarter")}, {}
     for by, name, years in (("vintage", "vintage trend", later), ("vintage", "vintage trend, held", 0 * later),
                             ("quarter", "quarter trend, held", 0 * later)):  # fmt: skip
-        model = trend(charge_offs(splits, cumulative, by))
-        factors = net.mean_factors(X) * np.column_stack([model.predict(years[:, None]), np.ones(len(years))])
-        result[name] = {"p": curves_of(factors, X, net.layout_)[:, -1, 0], "times a year": float(np.exp(model.coef_[0]))}
+        own = factors * np.column_stack([models[by].predict(years[:, None]), np.ones(len(years))])
+        result[name] = {"p": curves_of(own, X, net.layout_)[:, -1, 0], "times a year": float(np.exp(models[by].coef_[0]))}
     return result
 
 
@@ -165,7 +164,7 @@ def network(splits, parameters: dict, seeds: int = SEEDS, with_trends: bool = Fa
     level = level_table(net.predict_cumulative(at_risk), splits.calibration.to_numpy())
     curves = {"kept": curves_of(factors, X, net.layout_), "moved": curves_of(factors, X, net.layout_, tuple(level["multiplier"]))}
     return {"p": curves["kept"][:, -1, 0], "curve": curves["kept"], "moved": curves["moved"][:, -1, 0],
-            "trends": trends(net, fitted, splits, X) if with_trends else {},
+            "trends": trends(net, fitted, splits, X, factors) if with_trends else {},
             "multipliers": level["multiplier"].round(3).tolist(), "epochs": net.epochs_used_,
             "seconds": round(time.perf_counter() - start)}  # fmt: skip
 

@@ -9,7 +9,6 @@ __all__ = ['TILES', 'SHAPE', 'Interactive', 'state_map', 'rate_table']
 import base64
 import io
 import json
-import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
