@@ -188,3 +188,12 @@ def postgres():
         subprocess.run([pg_ctl, "-D", data, "-w", "-l", Path(folder, "log"), "-o", options, "start"], **call)
         yield f"postgresql://test@127.0.0.1:{port}"
         subprocess.run([pg_ctl, "-D", data, "-m", "immediate", "stop"], **call)
+
+
+def new_database(server: str, name: str) -> str:
+    "A new database on that server, and its URI."
+    import psycopg
+
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return f"{server}/{name}"

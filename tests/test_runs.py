@@ -7,13 +7,28 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
-from conftest import COMMAND, clean_environment, last_error, lending_club, make_project, process, service, wait_until
+from conftest import (
+    COMMAND,
+    clean_environment,
+    last_error,
+    lending_club,
+    make_project,
+    new_database,
+    process,
+    service,
+    wait_until,
+)
 
 from lending_club.clean import load_clean
 from lending_club.core.loans import loans_key
@@ -22,7 +37,7 @@ from lending_club.core.registry import connect
 from lending_club.core.sample import draw
 from lending_club.core.settings import load_settings
 from lending_club.core.study import open_storage
-from lending_club.core.tracking import experiment_id
+from lending_club.core.tracking import experiment_id, log_loans, record_run
 
 TINY = "sample_rows = 3000\nepochs = 1\npoll_interval = 0.3\n"
 KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}
@@ -68,6 +83,48 @@ def ran(tmp_path_factory):
 
 
 # --- beside each other
+
+
+CONNECT = """
+from lending_club.core.registry import connect
+from lending_club.core.settings import load_settings
+
+connect(load_settings())
+"""
+
+
+def test_processes_that_make_mlflows_tables_at_once(project):
+    logs = [project.parent / f"{number}.log" for number in range(3)]
+    with ExitStack() as stack:
+        started = [stack.enter_context(process(sys.executable, "-c", CONNECT, cwd=project, log=log)) for log in logs]
+        codes = [running.wait(120) for running in started]
+    assert codes == [0, 0, 0], [log.read_text()[-1_000:] for log in logs]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_runs_of_the_same_loans_at_once(settings, request, database):
+    "Each makes the experiment, and the datasets, that the others make at that moment."
+    if database == "postgresql":
+        settings = replace(settings, mlflow_tracking_uri=new_database(request.getfixturevalue("postgres"), "at_once"))
+    client = connect(settings)
+    loans = pd.DataFrame({"loan_amnt": [5000.0], "term": [" 36 months"], "default": [0]})
+    clean = SimpleNamespace(loans=loans, data_hash="0" * 64, source="a file")
+    together = threading.Barrier(6)
+
+    def take_part(own):
+        together.wait()
+        with record_run(own, client, "a run"):
+            log_loans(own, clean, {"train": loans, "val": loans})
+
+    with ThreadPoolExecutor(6) as pool:
+        for round_ in range(3):
+            own = replace(settings, experiment=f"round {round_}")
+            list(pool.map(take_part, [own] * 6))
+            runs = client.search_runs([experiment_id(own, client)])
+            assert [run.info.status for run in runs] == ["FINISHED"] * 6
+            assert {tuple(sorted(d.dataset.name for d in run.inputs.dataset_inputs)) for run in runs} == {
+                ("a file: train, 1 loans", "a file: val, 1 loans")
+            }
 
 
 def test_the_second_of_two_runs_waits_and_finds_nothing_to_do(ran):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import process, wait_until
+from conftest import new_database, process, wait_until
 
 from lending_club.clean import load_clean, temporal_split
 from lending_club.core.registry import connect
@@ -140,14 +140,6 @@ def third_is_training(settings, clean) -> bool:
     return len(study.trials) == 3 and bool(study.trials[2].intermediate_values) and not study.trials[2].state.is_finished()
 
 
-def new_database(server: str, name: str) -> str:
-    import psycopg
-
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"create database {name}")
-    return f"{server}/{name}"
-
-
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_those_who_share_a_study_run_its_total_and_no_more(settings, request, database):
     if database == "postgresql":
@@ -181,8 +173,6 @@ def test_two_processes_share_a_study(postgres, project):
     )  # fmt: skip
     settings = load_settings()
     clean = load_clean(settings)
-    connect(settings)  # MLflow's tables are there before both ask for them
-    time.sleep(0.1)
     logs = [project / "first.log", project / "second.log"]
     with (
         process(sys.executable, "-c", SEARCH, cwd=project, log=logs[0]) as first,

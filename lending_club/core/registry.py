@@ -13,7 +13,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -121,10 +121,21 @@ def connect(
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _point_at(settings.mlflow_tracking_uri)
-    with mlflow_errors(settings):
+    with mlflow_errors(settings), _one_at_a_time(settings.mlflow_tracking_uri):
         client = mlflow.MlflowClient(settings.mlflow_tracking_uri, settings.mlflow_tracking_uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _one_at_a_time(uri: str):
+    "A lock around MLflow's first look at an SQLite file: of two processes that create its tables at once, one fails."
+    if not uri.startswith("sqlite:"):
+        return nullcontext()
+    import sqlalchemy
+    from filelock import FileLock
+
+    file = Path(sqlalchemy.make_url(uri).database).absolute()
+    return FileLock(f"{file}.lock") if os.access(file.parent, os.W_OK) else nullcontext()
 
 
 def _schema_error(settings: Settings, text: str) -> str | None:

@@ -38,13 +38,20 @@ def experiment_id(
     client,  # as `connect` gives it
 ) -> str:
     "The run's experiment, made if it does not exist. Raises `RegistryError` where it cannot be used."
+    from mlflow.exceptions import MlflowException
+
     found = find_experiment(settings, client)
     if found is not None:
         return found.experiment_id
     with mlflow_errors(settings):
         embedded = not settings.mlflow_tracking_uri.startswith("http")
         location = ensure_var(settings, "artifacts").as_uri() if embedded else None
-        return client.create_experiment(settings.experiment, artifact_location=location)
+        try:
+            return client.create_experiment(settings.experiment, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+    return find_experiment(settings, client).experiment_id  # another process made it since
 
 
 def _process_name() -> str:
@@ -129,6 +136,19 @@ def end_dead_runs(
     return len(dead)
 
 # %% ../../nbs/core/tracking.ipynb #a17c5760
+def _log_dataset(dataset, context: str):
+    "Record a dataset in the open run. MLflow's own call fails where another run records the same one at that moment."
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.log_input(dataset, context)
+    except MlflowException as error:
+        if not any(name in str(error) for name in ("IntegrityError", "UniqueViolation")):
+            raise
+        mlflow.log_input(dataset, context)  # now MLflow finds the other run's
+
+
 def log_loans(
     settings: Settings,
     clean,  # a `clean.CleanLoans`
@@ -160,7 +180,7 @@ def log_loans(
     with mlflow_errors(settings):
         for part, loans in parts.items():
             name = f"{clean.source}: {part}, {len(loans)} loans"
-            mlflow.log_input(MetaDataset(source, name[:500], clean.data_hash[:32], schema), part)
+            _log_dataset(MetaDataset(source, name[:500], clean.data_hash[:32], schema), part)
         mlflow.set_tag("data_hash", clean.data_hash)
 
 
