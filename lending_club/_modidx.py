@@ -1758,6 +1758,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'lending_club.explore.plot_vintages': ('explore.html#plot_vintages', 'lending_club/explore.py'),
                                       'lending_club.explore.plot_volume': ('explore.html#plot_volume', 'lending_club/explore.py'),
                                       'lending_club.explore.profile': ('explore.html#profile', 'lending_club/explore.py'),
+                                      'lending_club.explore.say_empty': ('explore.html#say_empty', 'lending_club/explore.py'),
                                       'lending_club.explore.single_column_auc': ( 'explore.html#single_column_auc',
                                                                                   'lending_club/explore.py'),
                                       'lending_club.explore.vintage': ('explore.html#vintage', 'lending_club/explore.py')},
