@@ -85,18 +85,26 @@ def ran(tmp_path_factory):
 # --- beside each other
 
 
-CONNECT = """
+OPEN_BOTH = """
 from lending_club.core.registry import connect
 from lending_club.core.settings import load_settings
+from lending_club.core.study import open_storage
 
-connect(load_settings())
+settings = load_settings()
+open_storage(settings.optuna_storage, settings.network)
+connect(settings)
 """
 
 
-def test_processes_that_make_mlflows_tables_at_once(project):
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_processes_that_make_the_tables_at_once(project, request, database):
+    where = {}
+    if database == "postgresql":
+        server = request.getfixturevalue("postgres")
+        where = {"MLFLOW_TRACKING_URI": new_database(server, "runs"), "OPTUNA_STORAGE": new_database(server, "studies")}
     logs = [project.parent / f"{number}.log" for number in range(3)]
     with ExitStack() as stack:
-        started = [stack.enter_context(process(sys.executable, "-c", CONNECT, cwd=project, log=log)) for log in logs]
+        started = [stack.enter_context(process(sys.executable, "-c", OPEN_BOTH, cwd=project, log=log, **where)) for log in logs]
         codes = [running.wait(120) for running in started]
     assert codes == [0, 0, 0], [log.read_text()[-1_000:] for log in logs]
 
@@ -109,7 +117,7 @@ def test_runs_of_the_same_loans_at_once(settings, request, database):
     client = connect(settings)
     loans = pd.DataFrame({"loan_amnt": [5000.0], "term": [" 36 months"], "default": [0]})
     clean = SimpleNamespace(loans=loans, data_hash="0" * 64, source="a file")
-    together = threading.Barrier(6)
+    together = threading.Barrier(6, timeout=60)
 
     def take_part(own):
         together.wait()

@@ -12,6 +12,7 @@ import json
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from .plots import say_empty
 
 # %% ../../nbs/core/interactive.ipynb #be7b8948
 class Interactive:
@@ -117,7 +118,7 @@ def _draw_table(rate: pd.DataFrame, title: str):
     ax.set(title=title, xlabel=rate.columns.name, ylabel=rate.index.name)
     if rate.empty:  # the file lacks a column
         ax.set(xticks=[], yticks=[])
-        ax.text(0.5, 0.5, "no loans to show", ha="center", va="center")
+        say_empty(ax, "no loans to show")
         return picture
     image = ax.imshow(rate.to_numpy(), aspect="auto", cmap="Blues")
     ax.set_xticks(range(rate.shape[1]), rate.columns, rotation=90)

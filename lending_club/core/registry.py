@@ -121,21 +121,19 @@ def connect(
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _point_at(settings.mlflow_tracking_uri)
-    with mlflow_errors(settings), _one_at_a_time(settings.mlflow_tracking_uri):
+    with mlflow_errors(settings), _tables_lock(settings.mlflow_tracking_uri):
         client = mlflow.MlflowClient(settings.mlflow_tracking_uri, settings.mlflow_tracking_uri)
         client.search_experiments(max_results=1)
     return client
 
 
-def _one_at_a_time(uri: str):
-    "A lock around MLflow's first look at an SQLite file: of two processes that create its tables at once, one fails."
-    if not uri.startswith("sqlite:"):
+def _tables_lock(uri: str):
+    "A lock while MLflow opens a database and may make its tables: two processes that make them at once fail."
+    if uri.startswith(("http://", "https://")):
         return nullcontext()
-    import sqlalchemy
-    from filelock import FileLock
+    from lending_club.core.locks import database_lock
 
-    file = Path(sqlalchemy.make_url(uri).database).absolute()
-    return FileLock(f"{file}.lock") if os.access(file.parent, os.W_OK) else nullcontext()
+    return database_lock(uri, "tables")
 
 
 def _schema_error(settings: Settings, text: str) -> str | None:

@@ -12,17 +12,16 @@ import hashlib
 import json
 import logging
 import optuna
-import sqlalchemy
 import time
 import warnings
-from contextlib import ExitStack, contextmanager
-from filelock import FileLock
+from contextlib import contextmanager
 from functools import partial
 from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 from pathlib import Path
 from .hyperparameters import SPACE, SearchError, default_parameters, of_network
 from .loans import cached_hash, cached_target
+from .locks import database_lock
 from .registry import without_password
 from .settings import Settings
 from .sources import code_digest
@@ -86,7 +85,6 @@ def retry_trial(
 def open_storage(
     uri: str,  # of the study's database, as `optuna_storage` in the settings
     network: str,  # kind of network, `tabm` or `mlp`
-    again: bool = True,  # whether to try once more where another process is making the tables
 ) -> optuna.storages.RDBStorage:
     "The study's database, made if it does not exist. Raises `SearchError`."
     sqlite = uri.startswith("sqlite:///")
@@ -95,15 +93,12 @@ def open_storage(
         if sqlite:
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         arguments = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-        with _no_experimental_warning():
+        with _no_experimental_warning(), database_lock(uri, "tables"):  # two processes that make them at once fail
             return optuna.storages.RDBStorage(
                 uri, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT_INTERVAL, grace_period=HEARTBEAT_GRACE,
                 heartbeat_stale_trial_callback=partial(retry_trial, names=names),
             )  # fmt: skip
     except Exception as error:  # any database's own errors
-        if again and isinstance(error, (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)):
-            time.sleep(1)  # another process was making the tables at the same moment
-            return open_storage(uri, network, again=False)
         first_line, shown = str(error).strip().split("\n")[0], without_password(uri)
         if "optuna storage upgrade" in first_line:
             remedy = f"copy it, and bring it up to date with: optuna storage upgrade --storage {shown}"
@@ -114,17 +109,9 @@ def open_storage(
         raise SearchError(f"the study's database {shown} cannot be opened ({first_line}): {remedy}") from error
 
 # %% ../../nbs/core/study.ipynb #cbefa255
-@contextmanager
 def study_lock(study: optuna.Study, storage: optuna.storages.RDBStorage):
     "A block that one process at a time runs, of all that share the study on SQLite or PostgreSQL."
-    engine = storage.engine
-    with ExitStack() as stack:
-        if engine.dialect.name == "sqlite":
-            stack.enter_context(FileLock(f"{engine.url.database}.lock"))
-        elif engine.dialect.name == "postgresql":
-            lock = sqlalchemy.text("select pg_advisory_xact_lock(hashtext(:study))")
-            stack.enter_context(engine.begin()).execute(lock, {"study": study.study_name})
-        yield
+    return database_lock(storage.engine.url, study.study_name)
 
 # %% ../../nbs/core/study.ipynb #eb4d8f90
 def trials_in(
