@@ -46,7 +46,11 @@ def _setting(default, meaning: str, minimum=None, below=None, choices=None, patt
 _NETWORK = {"choices": ("tabm", "mlp")}
 _TARGET = {"choices": ("auto", "time_to_event", "final_status")}
 _THROUGH = {"choices": ("val_end", "snapshot")}
+_INPUTS = {"choices": ("all", "applicant")}
+_POLICY = {"choices": ("f1", "cost", "approval_rate", "profit", "return")}
+_BAND = {"choices": ("off", "marginal", "class_conditional")}
 _MONTH = (r"(\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8]))?", "a date up to the 28th, written like 2019-03-01, or empty")
+_AS_OF = {"choices": ("auto", "off"), "pattern": (_MONTH[0][1:-2], "a date up to the 28th, written like 2011-01-01")}
 _DEVICE = {"choices": ("auto", "cpu", "cuda"), "pattern": (r"cuda:\d+", "cuda:1 for the second GPU")}
 _LOG = {"choices": ("json", "text"), "recorded": False}
 _CONFLICT = {"choices": ("name", "refuse"), "recorded": False}
@@ -66,6 +70,7 @@ class Settings:
     val_end: date = _setting(date(2017, 1, 1), "end of the validation period; loans issued from it on are the test loans")
     snapshot: str = _setting("", "month that the file shows its loans in; empty: that of the latest last_pymnt_d", pattern=_MONTH)
     fit_through: str = _setting("val_end", "date up to which a registered version learns: `val_end`, or `snapshot`", **_THROUGH)
+    inputs: str = _setting("all", "`all`, or `applicant`: without rate, grade, sub-grade and instalment", **_INPUTS)
     use_addr_state: bool = _setting(False, "whether the borrower's state may be a model input (fair lending)")
     min_coverage: float = _setting(0.05, "features filled in a smaller share of loans are dropped", minimum=0, below=1)
     max_repeated: float = _setting(0.2, "largest share of loans that equal another in every input; more are refused", minimum=0)
@@ -77,6 +82,18 @@ class Settings:
     epochs: int = _setting(60, "maximum number of training epochs; early stopping usually ends sooner", minimum=1)
     walk_forward_quarters: int = _setting(0, "number of last quarters to test on, one after the other; 0: none", minimum=0)
     walk_forward_validation_months: int = _setting(6, "months before each of these quarters that validate", minimum=2)
+    policy: str = _setting("f1", "what decides: `f1`, `cost`, `approval_rate`, `profit` or `return`", **_POLICY)
+    cost_ratio: float = _setting(5.0, "`cost`: cost of a bad loan approved, in good loans refused", minimum=0)
+    approval_rate: float = _setting(0.8, "`approval_rate`: share of the latest loans that is approved", minimum=0, below=1)
+    funding_cost: float = _setting(0.03, "`profit`: what the lent money costs a year, as a share", minimum=0, below=1)
+    hurdle_rate: float = _setting(0.06, "`return`: yearly return that a loan must earn, as a share", minimum=0, below=1)
+    servicing_fee: float = _setting(0.0, "share of each payment that servicing costs", minimum=0, below=1)
+    recovery_rate: float = _setting(0.1, "share of the balance recovered where too few charge-offs tell", minimum=0, below=1)
+    recovery_lag: int = _setting(12, "months from charge-off to recovery", minimum=0, below=61)
+    recovery_months: int = _setting(12, "months since charge-off that a loan needs to tell recoveries", minimum=0)
+    refer_band: str = _setting("off", "conformal refer band: `off`, `marginal` or `class_conditional`", **_BAND)
+    refer_level: float = _setting(0.9, "share of outcomes that the refer band's sets cover", minimum=0.5, below=1)
+    backtest_as_of: str = _setting("auto", "date that the backtest decides as of: `auto`, `off` or a date", **_AS_OF)
     torch_device: str = _setting("auto", "`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`", **_DEVICE)
     torch_threads: int = _setting(1, "CPU threads of the network; fixed, since another number changes the last digits", minimum=1)
     mlflow_tracking_uri: str = _setting("sqlite:///var/mlflow.db", "MLflow's server or database", recorded=False)
