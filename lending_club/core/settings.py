@@ -88,7 +88,7 @@ class Settings:
     funding_cost: float = _setting(0.03, "`profit`: what the lent money costs a year, as a share", minimum=0, below=1)
     hurdle_rate: float = _setting(0.06, "`return`: yearly return that a loan must earn, as a share", minimum=0, below=1)
     servicing_fee: float = _setting(0.0, "share of each payment that servicing costs", minimum=0, below=1)
-    recovery_rate: float = _setting(0.1, "share of the balance recovered where too few charge-offs tell", minimum=0, below=1)
+    recovery_rate: float = _setting(0.08, "share of the balance recovered where too few charge-offs tell", minimum=0, below=1)
     recovery_lag: int = _setting(12, "months from charge-off to recovery", minimum=0, below=61)
     recovery_months: int = _setting(12, "months since charge-off that a loan needs to tell recoveries", minimum=0)
     refer_band: str = _setting("off", "conformal refer band: `off`, `marginal` or `class_conditional`", **_BAND)
