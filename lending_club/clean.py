@@ -18,6 +18,7 @@ from .core.months import month_dates, month_text, parse_month
 from .core.notices import noting, repeat_notes
 from .core.outcomes import ended, is_paid_out
 from .core.parsing import parse_term
+from .core.payments import payments_of
 from .core.repeats import Repeats, check_repeats, count_repeats, drop_repeated_ids
 from .core.sample import draw
 from .core.schema import guard_inputs, pipeline_columns
@@ -266,13 +267,15 @@ def load_clean(
         return cached
     source = raw_source(settings)
     with noting() as notes:
-        raw = source.read(columns=None)
+        raw = drop_repeated_ids(source.read(columns=None))
         target = resolve_target(raw, settings.target)
-        loans = clean_loans(raw, settings.max_repeated, target, settings.stated_snapshot)
+        loans, rows = clean_with_rows(raw, settings.max_repeated, target, settings.stated_snapshot)
+        payments = payments_of(raw).iloc[rows].reset_index(drop=True)
         del raw
     facts, loans.attrs = loans.attrs, {}
     repeats = Repeats(**facts["repeats"])
-    clean = CleanLoans(loans, hash_loans(loans), source.name, facts["readings"], repeats, notes, target, facts["snapshot"])
+    own = facts["readings"], repeats, notes, target, facts["snapshot"], payments
+    clean = CleanLoans(loans, hash_loans(loans), source.name, *own)
     write_cached_loans(path, clean)
     return read_cached_loans(path) or clean  # as every later run will read them
 

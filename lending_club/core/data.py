@@ -19,6 +19,7 @@ from lending_club.core.columns import (
     ABSENT, Reading, as_texts, category_column, check_readings, encode_texts, month_column, number_batch, number_column,
 )  # fmt: skip
 from .formats import DataError
+from .payments import PAYMENT_COLUMNS
 from .ranges import check_ranges
 from .schema import BY_NAME, COLUMNS, REQUIRED_IN_FILE, pipeline_columns
 from .text import nearest_name
@@ -81,7 +82,7 @@ def wanted_columns(
 ) -> list[str]:  # in the schema's order, the required ones included
     "Names of the raw columns to read. Raises `DataError` for a name that is not in the schema."
     if columns is None:
-        columns = ["id", "last_pymnt_d", *pipeline_columns(use_addr_state=True)]
+        columns = ["id", *PAYMENT_COLUMNS, *pipeline_columns(use_addr_state=True)]
     elif columns == "all":
         columns = BY_NAME
     unknown = [name for name in columns if name not in BY_NAME]

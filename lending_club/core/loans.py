@@ -117,9 +117,11 @@ class CleanLoans:
     notes: list = field(default_factory=list)  # what was noticed while reading and cleaning, see `notices.noting`
     target: str = "final_status"  # or `time_to_event`
     snapshot: str | None = None  # month that the file shows, such as `2019-03-01`; None with a final status
+    payments: pd.DataFrame | None = None  # what each loan has paid, as `payments.payments_of` gives it; no model sees it
 
 
 _METADATA = b"lending_club"  # key in the Parquet schema's metadata
+_PAYMENT = "payments."  # before the names of the payments' columns in the file
 
 
 def cache_file(settings: Settings) -> Path:
@@ -134,7 +136,8 @@ def write_cached_loans(
 ):
     "Cache cleaned loans."
     remove_leftovers(path.parent)
-    table = pa.Table.from_pandas(clean.loans, preserve_index=False)
+    together = clean.loans if clean.payments is None else clean.loans.join(clean.payments.add_prefix(_PAYMENT))
+    table = pa.Table.from_pandas(together, preserve_index=False)
     own = {"data_hash": clean.data_hash, "source": clean.source, "readings": clean.readings, "notes": clean.notes}
     own |= {"target": clean.target, "snapshot": clean.snapshot}
     own["repeats"] = asdict(clean.repeats) if clean.repeats else None
@@ -157,7 +160,10 @@ def read_cached_loans(
     table = pa.parquet.read_table(path, columns=columns)
     own = json.loads(table.schema.metadata[_METADATA])
     repeats = own.pop("repeats")
-    return CleanLoans(table.to_pandas(), **own, repeats=Repeats(**repeats) if repeats else None)
+    loans = table.to_pandas()
+    names = [name for name in loans if name.startswith(_PAYMENT)]
+    payments = loans[names].rename(columns=lambda name: name.removeprefix(_PAYMENT)) if names else None
+    return CleanLoans(loans.drop(columns=names), **own, repeats=Repeats(**repeats) if repeats else None, payments=payments)
 
 
 def _cached_fact(settings: Settings, name: str):

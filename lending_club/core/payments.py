@@ -6,7 +6,7 @@
 __all__ = ['log', 'PAYMENT_COLUMNS', 'PAYMENTS', 'LEAST_CHARGED_OFF', 'PaymentsError', 'payments_of', 'check_payments',
            'Realised', 'realised', 'fit_recoveries']
 
-# %% ../../nbs/core/payments.ipynb #1ea7cdbb
+# %% ../../nbs/core/payments.ipynb #ec5634e2
 import logging
 import numpy as np
 import pandas as pd
@@ -16,10 +16,10 @@ from .months import parse_month
 from .outcomes import ARREARS
 from .text import LendingClubError
 
-# %% ../../nbs/core/payments.ipynb #1f831648
+# %% ../../nbs/core/payments.ipynb #af514d66
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/payments.ipynb #ea5b4622
+# %% ../../nbs/core/payments.ipynb #f313131c
 class PaymentsError(LendingClubError):
     "A file that does not tell what its loans paid."
 
@@ -57,7 +57,7 @@ def check_payments(
     if payments is None or payments["paid"].isna().all():
         raise PaymentsError("the file has no total_pymnt, so it does not tell what its loans paid")
 
-# %% ../../nbs/core/payments.ipynb #4a5f9a38
+# %% ../../nbs/core/payments.ipynb #506e1fc9
 @dataclass(frozen=True)
 class Realised:
     "What loans really paid, by the rule above; all arrays of shape (n,)."
@@ -126,7 +126,7 @@ def realised(
     recovered = np.where(charged_off, own["recovered"], 0.0)
     return Realised(own["lent"], kept * each, kept * last, months, recovered, back)
 
-# %% ../../nbs/core/payments.ipynb #3eb07a14
+# %% ../../nbs/core/payments.ipynb #4e973a59
 LEAST_CHARGED_OFF = 50  # loans that a share recovered needs
 
 
@@ -143,11 +143,11 @@ def fit_recoveries(
     if payments is None or "end_month" not in loans:
         return found | {"source": "the setting recovery_rate: the file does not tell when loans were charged off"}
     counts = ((loans["default"] == 1) & (loans["end_month"] < before) & (loans["issue_month"] < until)).to_numpy()
-    own = payments[counts].dropna(subset=["owed", "recovered"])
-    found |= {"loans": len(own), "owed": float(own["owed"].sum(dtype=float))}
+    own = payments.loc[counts, ["owed", "recovered"]].dropna().astype(float)
+    found |= {"loans": len(own), "owed": float(own["owed"].sum())}
     if len(own) < LEAST_CHARGED_OFF or not found["owed"]:
         words = f"the setting recovery_rate: {len(own)} loans were charged off before {before:%Y-%m} and tell their recoveries"
         return found | {"source": f"{words}; {LEAST_CHARGED_OFF} are needed"}
-    share = float(np.clip(own["recovered"].sum(dtype=float) / found["owed"], 0, 1))
+    share = float(np.clip(own["recovered"].sum() / found["owed"], 0, 1))
     words = f"{len(own):,} loans charged off before {before:%Y-%m}; approximate, as undated recoveries include later ones"
     return found | {"recovery_rate": share, "source": words}
