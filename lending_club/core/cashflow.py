@@ -6,7 +6,7 @@
 __all__ = ['ARREARS', 'LAST_PAID', 'USUAL', 'CashFlowError', 'Assumptions', 'balance', 'expected_cash_flows', 'total',
            'present_value', 'annual_return', 'value_weights', 'net_present_value', 'expected_loss']
 
-# %% ../../nbs/core/cashflow.ipynb #83c57702
+# %% ../../nbs/core/cashflow.ipynb #832cb2e5
 import numpy as np
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .curves import DEFAULT, MONTHS, PAYOFF, monthly
 from .features import annuity
 from .text import LendingClubError
 
-# %% ../../nbs/core/cashflow.ipynb #3eb21bfd
+# %% ../../nbs/core/cashflow.ipynb #48db8e57
 ARREARS = 5  # months from the last payment to charge-off, as `core/outcomes` has it
 LAST_PAID = 2  # months before the end of the term, of loans charged off in its last month or later
 
@@ -35,7 +35,7 @@ class Assumptions:
 
 USUAL = Assumptions()
 
-# %% ../../nbs/core/cashflow.ipynb #bc05e24e
+# %% ../../nbs/core/cashflow.ipynb #52dded9f
 def balance(
     rate: np.ndarray,  # shape (n,), % a year
     term: np.ndarray,  # shape (n,), months
@@ -48,7 +48,7 @@ def balance(
         owed = -np.expm1((paid - term) * growth) / -np.expm1(-term * growth)
     return np.where(monthly_rate > 0, owed, 1 - paid / term) + 0.0  # no -0
 
-# %% ../../nbs/core/cashflow.ipynb #be66f972
+# %% ../../nbs/core/cashflow.ipynb #bb266ff7
 def _checked(amount, rate, term, cumulative) -> tuple[np.ndarray, ...]:
     "Amounts, rates and terms as floats of shape (n,), and each month's probabilities, shape (n, 60, 2). Raises `CashFlowError`."
     ends = monthly(cumulative)
@@ -73,7 +73,7 @@ def _last_paid(
     paid = np.where(month < term[:, None], month - ARREARS, term[:, None] - LAST_PAID)
     return np.maximum(paid, 0)
 
-# %% ../../nbs/core/cashflow.ipynb #1d219f1a
+# %% ../../nbs/core/cashflow.ipynb #e058ef3e
 def expected_cash_flows(
     amount: np.ndarray,  # shape (n,), USD lent
     rate: np.ndarray,  # shape (n,), % a year
@@ -98,7 +98,7 @@ def expected_cash_flows(
     flows["fees"] = -assumptions.servicing_fee * (flows["instalments"] + flows["payoffs"])
     return {name: own * amount[:, None] for name, own in flows.items()}
 
-# %% ../../nbs/core/cashflow.ipynb #3dbd9e44
+# %% ../../nbs/core/cashflow.ipynb #26382f50
 def total(
     flows: dict[str, np.ndarray],  # as `expected_cash_flows` gives them
 ) -> np.ndarray:  # shape (n, months), USD
@@ -135,7 +135,7 @@ def annual_return(
         low, high = np.where(value < outlay, middle, low), np.where(value < outlay, high, middle)
     return np.where(payments.sum(axis=1) > 0, ((low + high) / 2) ** -12 - 1, -1.0)
 
-# %% ../../nbs/core/cashflow.ipynb #3f3b68b5
+# %% ../../nbs/core/cashflow.ipynb #98ae97d6
 def value_weights(
     rate: np.ndarray,  # shape (u,), % a year
     term: np.ndarray,  # shape (u,), months
@@ -171,17 +171,16 @@ def net_present_value(
 ) -> np.ndarray:  # shape (n,), USD
     "What loans are worth on the day they are made, less what is lent. Raises `CashFlowError` and `CurveError`."
     amount, rate, term, _ = _checked(amount, rate, term, cumulative)
-    offers, place = np.unique(np.column_stack([rate, term]), axis=0, return_inverse=True)
-    sure, weights = value_weights(offers[:, 0], offers[:, 1], yearly_rate, assumptions)
-    place = place.ravel()
-    result = np.empty(len(amount))
+    cumulative, result = np.asarray(cumulative), np.empty(len(amount))
     for i in range(0, len(amount), 4_096):  # the weights of many loans at once would take as much memory as their curves
         own = slice(i, i + 4_096)
-        values = np.einsum("nmk,nmk->n", weights[place[own]], np.asarray(cumulative)[own])
-        result[own] = amount[own] * (sure[place[own]] + values)
+        _, first, place = np.unique(1e4 * term[own] + rate[own], return_index=True, return_inverse=True)
+        sure, weights = value_weights(rate[own][first], term[own][first], yearly_rate, assumptions)
+        values = np.einsum("nmk,nmk->n", weights[place], cumulative[own])
+        result[own] = amount[own] * (sure[place] + values)
     return result
 
-# %% ../../nbs/core/cashflow.ipynb #bd2f5c56
+# %% ../../nbs/core/cashflow.ipynb #c90ccb70
 def expected_loss(
     amount: np.ndarray,  # shape (n,), USD lent
     rate: np.ndarray,  # shape (n,), % a year
