@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_RATE', 'shown_curves', 'offers_of', 'MoneyRules', 'money_figures', 'Decisions', 'Decider']
 
-# %% ../../nbs/core/decision.ipynb #d442490d
+# %% ../../nbs/core/decision.ipynb #b3d6bf90
 import numpy as np
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .encoding import PD_DECIMALS, shown_pd
 from .features import term_months
 from .policy import CENTS, REFER, Policy, Valuer, f1_policy
 
-# %% ../../nbs/core/decision.ipynb #9f38c4cc
+# %% ../../nbs/core/decision.ipynb #cc9072de
 def shown_curves(
     cumulative: np.ndarray,  # shape (n, 60, 2), default and payoff by month on book
     pds: np.ndarray,  # shape (n,), as they are shown
@@ -33,13 +33,13 @@ def shown_curves(
 
 def offers_of(
     raw: RawColumns,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # amount (USD), rate (% a year), term (months), shape (n,) each; NaN where missing
-    "What the lender offers: the application's loan_amnt, int_rate and term."
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # amount (USD), rate (% a year), term (months), shape (n,) each
+    "What the lender offers: the application's loan_amnt, int_rate and term. A missing rate is NaN."
     own = raw.number("loan_amnt"), raw.number("int_rate"), term_months(raw)
     amount, rate, term = (np.atleast_1d(np.asarray(each, dtype=float)) for each in own)
     return amount, rate, np.where(term <= MONTHS, term, MONTHS)
 
-# %% ../../nbs/core/decision.ipynb #1dee2e5b
+# %% ../../nbs/core/decision.ipynb #9156a652
 @dataclass(frozen=True)
 class MoneyRules:
     "What a version computes money by."
@@ -68,12 +68,13 @@ def money_figures(
     columns = {
         "expected_profit": profit.round(CENTS), "net_present_value": value.round(CENTS),
         "annual_return": annual_return(total(expected_cash_flows(**loan)), amount).round(PD_DECIMALS),
-        "expected_loss_12_months": expected_loss(**loan, months=12).round(CENTS), "expected_loss": expected_loss(**loan).round(CENTS),
+        "expected_loss_12_months": expected_loss(**loan, months=12).round(CENTS),
+        "expected_loss": expected_loss(**loan).round(CENTS),
     }  # fmt: skip
     rows = iter(zip(*(column.tolist() for column in columns.values()), strict=True))
     return [dict(zip(columns, next(rows), strict=True)) if one else None for one in known.tolist()]
 
-# %% ../../nbs/core/decision.ipynb #2fc6031f
+# %% ../../nbs/core/decision.ipynb #91e5127e
 NO_RATE = "int_rate is missing"
 
 

@@ -6,7 +6,7 @@
 __all__ = ['APPROVE', 'REFER', 'REFUSE', 'PD_POLICIES', 'MONEY_POLICIES', 'CENTS', 'PolicyError', 'f1_policy', 'cost_bar',
            'approval_bar', 'policy_table', 'check_policy', 'Valuer', 'Policy']
 
-# %% ../../nbs/core/policy.ipynb #84b7d6f6
+# %% ../../nbs/core/policy.ipynb #eee84909
 import math
 import numpy as np
 
@@ -16,7 +16,7 @@ from .cashflow import Assumptions, net_present_value, value_weights
 from .encoding import PD_DECIMALS
 from .text import LendingClubError
 
-# %% ../../nbs/core/policy.ipynb #fd39fbb9
+# %% ../../nbs/core/policy.ipynb #2594e2be
 APPROVE, REFER, REFUSE = "approve", "refer", "refuse"
 PD_POLICIES, MONEY_POLICIES = ("f1", "cost", "approval_rate"), ("profit", "return")
 CENTS = 2  # decimals of money as it is shown
@@ -78,7 +78,7 @@ def check_policy(
             "and target = time_to_event, or set policy = f1, cost or approval_rate"
         )
 
-# %% ../../nbs/core/policy.ipynb #398ef1d3
+# %% ../../nbs/core/policy.ipynb #cd8d0ad8
 _KEPT = 4_096  # offers whose weights are kept
 
 
@@ -126,7 +126,7 @@ class Valuer:
             result[known] = net_present_value(*own, cumulative[known], self.yearly_rate, self.assumptions)
         return result
 
-# %% ../../nbs/core/policy.ipynb #c82c9183
+# %% ../../nbs/core/policy.ipynb #b1ac6585
 class Policy:
     "A figure for each application, and what it decides."
 
