@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_RATE', 'shown_curves', 'offers_of', 'MoneyRules', 'money_figures', 'Decisions', 'Decider']
 
-# %% ../../nbs/core/decision.ipynb #b3d6bf90
+# %% ../../nbs/core/decision.ipynb #293c93d8
 import numpy as np
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .encoding import PD_DECIMALS, shown_pd
 from .features import term_months
 from .policy import CENTS, REFER, Policy, Valuer, f1_policy
 
-# %% ../../nbs/core/decision.ipynb #cc9072de
+# %% ../../nbs/core/decision.ipynb #1ce37535
 def shown_curves(
     cumulative: np.ndarray,  # shape (n, 60, 2), default and payoff by month on book
     pds: np.ndarray,  # shape (n,), as they are shown
@@ -39,7 +39,7 @@ def offers_of(
     amount, rate, term = (np.atleast_1d(np.asarray(each, dtype=float)) for each in own)
     return amount, rate, np.where(term <= MONTHS, term, MONTHS)
 
-# %% ../../nbs/core/decision.ipynb #9156a652
+# %% ../../nbs/core/decision.ipynb #c8fc135b
 @dataclass(frozen=True)
 class MoneyRules:
     "What a version computes money by."
@@ -74,7 +74,7 @@ def money_figures(
     rows = iter(zip(*(column.tolist() for column in columns.values()), strict=True))
     return [dict(zip(columns, next(rows), strict=True)) if one else None for one in known.tolist()]
 
-# %% ../../nbs/core/decision.ipynb #91e5127e
+# %% ../../nbs/core/decision.ipynb #92411b19
 NO_RATE = "int_rate is missing"
 
 

@@ -6,8 +6,9 @@
 __all__ = ['RULE_CASES', 'sample_applications', 'example_applications', 'example_answers']
 
 # %% ../../nbs/core/examples.ipynb #346458ad
-from .applications import as_applications
+from .applications import as_applications, read_applications
 from .compiled import CompiledModel
+from .decision import Decider
 from .encoding import feature_code
 from .sample import draw
 from .schema import EXAMPLE_APPLICATION, pipeline_columns
@@ -75,14 +76,17 @@ def example_applications() -> list[dict]:  # raw fields by name
 # %% ../../nbs/core/examples.ipynb #fab4d978
 def example_answers(
     compiled: CompiledModel,
-) -> dict:  # for JSON: format, threshold, feature_code, spellings, examples with application, probability_of_default, prediction
-    "The examples with the PDs that this version gives, by the form that the service runs."
+    card: dict | None = None,  # the version's, with its policy; None: F1
+) -> dict:  # for JSON: format, threshold, feature_code, spellings; examples: application, PD, prediction, decision, figure
+    "The examples with the PDs and decisions that this version gives, by the form that the service runs."
     applications = example_applications()
     pds = compiled.probabilities(applications).tolist()
+    found = Decider(compiled, card or {}).decide(read_applications(applications))
     examples = [
-        {"application": application, "probability_of_default": pd, "prediction": int(pd >= compiled.threshold)}
-        for application, pd in zip(applications, pds, strict=True)
-    ]
+        {"application": application, "probability_of_default": pd, "prediction": int(pd >= compiled.threshold),
+         "decision": decision, "figure": figure if figure == figure else None}
+        for application, pd, decision, figure in zip(applications, pds, found.decisions, found.figures.tolist(), strict=True)
+    ]  # fmt: skip
     return {
         "format": 1,
         "threshold": compiled.threshold,

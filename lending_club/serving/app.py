@@ -10,6 +10,7 @@ import functools
 import gc
 import hashlib
 import hmac
+import itertools
 import lending_club
 import re
 from anyio import CapacityLimiter, to_thread
@@ -248,42 +249,46 @@ class BodyReader:
         return result
 
 
+_ONE = {"$ref": "#/components/schemas/Application"}
+_PLAIN = (False, False)  # neither curves nor money
+_EXTRAS = tuple(itertools.product((False, True), repeat=2))  # whether curves are wanted, and money
+
+
 class Decisions:
     "Answers of the present champion, as the settings want them."
 
     def __init__(self, poller: ChampionPoller, gate: Gate, metrics: Metrics):
         self._poller, self._gate, self._metrics = poller, gate, metrics
-        self._batcher = RequestBatcher(self._score)
-        self._curve_batcher = RequestBatcher(functools.partial(self._score, curve=True))
+        self._batchers = {wanted: RequestBatcher(functools.partial(self._score, wanted=wanted)) for wanted in _EXTRAS}
 
-    def scorer(self, request: Request, curve: bool = False) -> Scorer:
+    def scorer(self, request: Request, wanted: tuple[bool, bool] = _PLAIN) -> Scorer:
         "The champion, held for the whole request: a swap meanwhile changes nothing in it. Raises `RequestError`."
         scorer = self._poller.scorer
         if scorer is None:
             raise RequestError(503, f"no champion is loaded yet: {self._poller.last_error or 'it is being loaded'}")
         request.scope["model_version"] = scorer.version
-        if curve:
+        if wanted != _PLAIN:
             try:
-                scorer.check_curves()
+                scorer.check_curves(wanted[1])
             except NoCurvesError as error:
                 raise RequestError(422, str(error)) from None
         return scorer
 
-    async def of_one(self, scorer: Scorer, application: ApplicationTable, curve: bool = False) -> dict:
+    async def of_one(self, scorer: Scorer, application: ApplicationTable, wanted: tuple[bool, bool] = _PLAIN) -> dict:
         "The answer to an application, a table of one row. Raises `RequestError`."
         self._gate.check_one(scorer, application)
-        return await (self._curve_batcher if curve else self._batcher).answer(scorer, application)
+        return await self._batchers[wanted].answer(scorer, application)
 
-    def of_many(self, scorer: Scorer, batch: Batch, partial: bool, curve: bool = False) -> list[dict]:
+    def of_many(self, scorer: Scorer, batch: Batch, partial: bool, wanted: tuple[bool, bool] = _PLAIN) -> list[dict]:
         "The answers, with a refusal in its place for each application that is refused. Raises `RequestError`."
         batch = self._gate.check_batch(scorer, batch, partial)
-        answers = iter(self._score(scorer, batch.table, curve))
+        answers = iter(self._score(scorer, batch.table, wanted))
         count = batch.table.n + len(batch.refused)
         refused = {place: refused_application(error) for place, error in batch.refused.items()}
         return [refused.get(place) or next(answers) for place in range(count)] if refused else list(answers)
 
-    def _score(self, scorer: Scorer, table: ApplicationTable, curve: bool = False) -> list[dict]:
-        answers = scorer.score(table, curve) if table.n else []
+    def _score(self, scorer: Scorer, table: ApplicationTable, wanted: tuple[bool, bool] = _PLAIN) -> list[dict]:
+        answers = scorer.score(table, *wanted) if table.n else []
         self._gate.annotate(table, answers)
         self._metrics.observe_answers(answers)
         return answers
@@ -324,33 +329,33 @@ def create_app(
 
     @app.post(
         "/predict", response_model=Decision, responses=_RESPONSES,
-        openapi_extra=_in_openapi("application/json", schema={"$ref": "#/components/schemas/Application"}, flags=("curve",)),
+        openapi_extra=_in_openapi("application/json", schema=_ONE, flags=("curve", "money")),
     )  # fmt: skip
     async def predict(request: Request):
         "The decision about one application, sent as a JSON object of raw fields."
         keys.check(request)
-        (curve,) = read_flags(request, "curve", others=True)
+        wanted = read_flags(request, "curve", "money", others=True)
         _is_csv(request, False)
         application = await bodies.read(request)
-        return reply(await decisions.of_one(decisions.scorer(request, curve), application, curve))
+        return reply(await decisions.of_one(decisions.scorer(request, wanted), application, wanted))
 
-    many = {"type": "array", "items": {"$ref": "#/components/schemas/Application"}, "maxItems": settings.max_batch_rows}
+    many = {"type": "array", "items": _ONE, "maxItems": settings.max_batch_rows}
 
     @app.post(
         "/predict/batch", response_model=list[Decision | RefusedApplication], responses=_RESPONSES,
-        openapi_extra=_in_openapi("application/json", "text/csv", schema=many, flags=("partial", "curve")),
+        openapi_extra=_in_openapi("application/json", "text/csv", schema=many, flags=("partial", "curve", "money")),
     )  # fmt: skip
     async def predict_batch(request: Request):
         """The decisions about many applications, in their order.
 
         All are checked before the first is answered; with `partial=true`, each by itself."""
         keys.check(request)
-        partial, curve = read_flags(request, "partial", "curve")
+        partial, *wanted = read_flags(request, "partial", "curve", "money")
         read = read_csv_batch if _is_csv(request, True) else read_json_batch
 
         def answer(body: bytes) -> Response:
             batch = read(body, settings.max_batch_rows, partial)
-            return reply(decisions.of_many(decisions.scorer(request, curve), batch, partial, curve))
+            return reply(decisions.of_many(decisions.scorer(request, tuple(wanted)), batch, partial, tuple(wanted)))
 
         return await bodies.answer(request, answer)
 

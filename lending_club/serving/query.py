@@ -14,6 +14,7 @@ from .refusals import RequestError
 FLAGS = {
     "partial": "`true`: applications that cannot be used become error objects in their places",
     "curve": "`true`: answers have `cumulative_pd` and `cumulative_payoff`, by month on book; 422 for a version without",
+    "money": "`true`: answers have `money`, what the loan is expected to bring; 422 for a version without curves",
 }
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'SERVED_FILES', 'EXAMPLE_TOLERANCE', 'LABELS', 'ServingError', 'NoChampionError', 'NoCurvesError',
-           'served_files', 'read_files', 'check_files', 'read_examples', 'common_traits', 'check_spellings',
-           'foreign_categories', 'check_inputs', 'Scorer']
+           'served_files', 'read_files', 'check_files', 'read_examples', 'common_traits', 'decides_otherwise',
+           'check_spellings', 'foreign_categories', 'check_inputs', 'Scorer']
 
 # %% ../../nbs/serving/scorer.ipynb #5e360092
 import hashlib
@@ -18,9 +18,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from ..core.applications import ROWS, ApplicationTable, read_applications
 from ..core.compiled import CompiledModel, ExportError
-from ..core.curves import DEFAULT, MONTHS, PAYOFF
-from ..core.encoding import feature_code, shown_pd
-from ..core.features import term_months
+from ..core.curves import DEFAULT, PAYOFF
+from ..core.decision import Decider
+from ..core.encoding import feature_code
 from ..core.months import month_today
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
 from ..core.single import read_one_or_many
@@ -40,7 +40,7 @@ class NoChampionError(ServingError):
 
 
 class NoCurvesError(ServingError):
-    "Cumulative curves are asked of a version that has none."
+    "Cumulative curves, or money, are asked of a version that has none."
 
 # %% ../../nbs/serving/scorer.ipynb #d21a1f5c
 SERVED_FILES = ("card.json", "examples.json", "encoder.json", "model.onnx")  # of a version's `extra_files`
@@ -118,6 +118,24 @@ def _traits(application: Mapping) -> set[str]:
         *(f"{name} is {value!r}" for name, value in given.items()),
     }
 
+
+def decides_otherwise(
+    answer: Mapping,  # of the Scorer: `decision` and `policy`
+    example: Mapping,  # as it was stored: `application`, `decision`, `figure`; before 0.4.0 without the last two
+    tolerance: float,  # largest difference of a PD
+) -> bool:
+    "Whether a decision differs from the stored one by more than a difference of PDs explains."
+    if "figure" not in example:
+        return False
+    then, now, bar = example["figure"], answer["policy"]["value"], answer["policy"]["bar"]
+    if then is None or now is None:
+        return then is not now or answer["decision"] != example["decision"]
+    near = 2 * tolerance
+    if answer["policy"]["unit"] == "USD":
+        near = near * float(example["application"]["loan_amnt"]) + 0.01
+    at_the_bar = abs(then - bar) <= near
+    return abs(now - then) > near or (answer["decision"] != example["decision"] and not at_the_bar)
+
 # %% ../../nbs/serving/scorer.ipynb #30ae50ee
 def check_spellings(
     examples: Sequence[Sequence[str]],  # each a column, a text and what it meant when the version was trained
@@ -178,9 +196,8 @@ class Scorer:
         self.threshold, self.trained_by = float(card["threshold"]), str(card.get("package_version", "that trained it"))
         self.feature_code: str | None = None  # digest of the feature code that the version was trained with
         self.n_examples = 0  # examples that agreed
-        self._compiled = compiled
+        self._compiled, self._decider = compiled, Decider(compiled, card)
         self._always_present = tuple(name for name in card["inputs"]["always_present"] if name != "issue_d")
-        self._rounds = compiled.tables["format"] > 1  # earlier versions show and decide on all digits
         ranges = {name: own for name, own in card["inputs"].get("ranges", {}).items() if name in ROWS}
         self._range_names = list(ranges)
         self._range_rows = np.array([ROWS[name] for name in ranges], dtype=int)
@@ -233,46 +250,58 @@ class Scorer:
         self,
         applications: Sequence[Mapping] | ApplicationTable,  # raw fields by name; None counts as missing
         curve: bool = False,  # whether the answers have `cumulative_pd` and `cumulative_payoff`, by month on book
-    ) -> list[dict]:  # an answer each: prediction, label, probability_of_default, threshold, model_version, imputed, …
-        """Decide about applications, each on the PD that is shown. `unusual` and `id` are there where they have a content.
+        money: bool = False,  # whether they have `money`
+    ) -> list[dict]:  # an answer each: prediction, label, probability_of_default, threshold, decision, policy, imputed, …
+        """Decide about applications, each on what is shown. `unusual`, `referred_for` and `id` are there where not empty.
 
-        Raises `NoCurvesError` for curves of a version that has none."""
+        Raises `NoCurvesError` for curves or money of a version that has none."""
+        if curve or money:
+            self.check_curves(money)
         table = read_applications(applications, {"issue_d": month_today()})
         raw = read_one_or_many(table)
-        if curve:
-            self.check_curves()
-            probabilities, cumulative = self._compiled.probabilities_and_cumulative(raw)
-        else:
-            probabilities = self._compiled.probabilities(raw)
-        if self._rounds:
-            probabilities = shown_pd(probabilities)
-        decisions = (probabilities >= self.threshold).astype(int).tolist()
-        columns = zip(decisions, probabilities.tolist(), raw.lacking(self._always_present), strict=True)
+        found = self._decider.decide(raw, curve, money)
+        predictions = (found.pds >= self.threshold).astype(int).tolist()
+        columns = zip(predictions, found.pds.tolist(), found.decisions, found.figures.tolist(),
+                      raw.lacking(self._always_present), strict=True)  # fmt: skip
         answers = [
             {
-                "prediction": decision,
-                "label": LABELS[decision],
+                "prediction": prediction,
+                "label": LABELS[prediction],
                 "probability_of_default": probability,
                 "threshold": self.threshold,
+                "decision": decision,
+                "policy": self._decider.shown_policy(figure),
                 "model_version": self.version,
                 "imputed": imputed,
             }
-            for decision, probability, imputed in columns
+            for prediction, probability, decision, figure, imputed in columns
         ]
-        for place, names in self._unusual(table).items():
-            answers[place]["unusual"] = names
+        self._add_notes(answers, table, found)
         for own_id, answer in zip(raw.ids(), answers, strict=True):
             if own_id is not None:
                 answer["id"] = own_id
         if curve:
-            _add_curves(answers, cumulative, np.atleast_1d(term_months(raw)))
+            _add_curves(answers, found)
         return answers
 
-    def check_curves(self):
-        "Raise `NoCurvesError` if the version has no cumulative curves."
-        if not self._compiled.has_curves:
+    def _add_notes(self, answers: Sequence[dict], table: ApplicationTable, found):
+        "Add what only some answers have."
+        for place, names in self._unusual(table).items():
+            answers[place]["unusual"] = names
+        for answer, reasons in zip(answers, found.referred_for, strict=True):
+            if reasons:
+                answer["referred_for"] = reasons
+        for answer, own in zip(answers, found.money or (), strict=False):
+            answer["money"] = own
+
+    def check_curves(self, money: bool = False):
+        "Raise `NoCurvesError` if the version has no cumulative curves; with `money`, if it has no assumptions of cash flows."
+        if not self._compiled.has_curves or (money and self._decider.money is None):
+            what, flag = "cumulative curves", "curve=true and money=true"
+            if self._compiled.has_curves:
+                what, flag = "assumptions about money", "money=true"
             raise NoCurvesError(
-                f"version {self.version} has no cumulative curves: leave out curve=true, or promote a version trained with "
+                f"version {self.version} has no {what}: leave out {flag}, or promote a version trained with "
                 "target = time_to_event"
             )
 
@@ -298,10 +327,11 @@ class Scorer:
         examples: Sequence[Mapping],  # with application and probability_of_default
         tolerance: float = EXAMPLE_TOLERANCE,  # largest difference of the PD
     ):
-        "Raise `ServingError` unless the version gives its examples the PDs that they had when it was trained."
+        "Raise `ServingError` unless the version gives its examples the PDs and decisions that they had when it was trained."
         applications = [example["application"] for example in examples]
-        self._compare(self.score(applications), examples, tolerance)
-        self._compare([self.score([one])[0] for one in applications], examples, tolerance)  # which takes the scalar path
+        for answers in (self.score(applications), [self.score([one])[0] for one in applications]):  # arrays; the scalar path
+            self._compare(answers, examples, tolerance)
+            self._compare_decisions(answers, examples, tolerance)
         if self._compiled.has_curves:
             self._check_ends(applications)
         self.n_examples = len(examples)
@@ -316,6 +346,17 @@ class Scorer:
                 f"version {self.version} contradicts itself: the curve of example {worst + 1} ends at "
                 f"{cumulative[worst, -1, DEFAULT]:.6f}, its probability of default is {p[worst]:.6f}; train and register it anew"
             )
+
+    def _compare_decisions(self, answers: Sequence[Mapping], examples: Sequence[Mapping], tolerance: float):
+        "Raise `ServingError` where a decision or the policy's figure differs."
+        for place, (answer, example) in enumerate(zip(answers, examples, strict=True)):
+            if decides_otherwise(answer, example, tolerance):
+                own = answer["policy"]
+                raise ServingError(
+                    f"version {self.version} decides otherwise than when it was trained: about example {place + 1} it says "
+                    f"{answer['decision']} with a {own['figure']} of {own['value']}, then {example['decision']} with "
+                    f"{example['figure']}; serve it with lending-club {self.trained_by}, or train and register it anew"
+                )
 
     def _compare(self, answers: Sequence[Mapping], examples: Sequence[Mapping], tolerance: float):
         pairs = zip(answers, examples, strict=True)
@@ -350,13 +391,9 @@ class Scorer:
 
 def _add_curves(
     answers: Sequence[dict],  # changed
-    cumulative: np.ndarray,  # shape (n, 60, 2)
-    terms: np.ndarray,  # shape (n,), months; NaN where unknown
+    found,  # `Decisions` with curves
 ):
-    "Add each loan's curves, rounded as its PD is. The curve of default ends exactly at the PD, and never exceeds it."
-    shown = shown_pd(cumulative)
-    last = np.where(terms <= MONTHS, terms, MONTHS).astype(int).tolist()
-    for answer, own, months in zip(answers, shown, last, strict=True):
-        pd = answer["probability_of_default"]
-        answer["cumulative_pd"] = [*np.minimum(own[: months - 1, DEFAULT], pd).tolist(), pd]
+    "Add each loan's curves, up to its term."
+    for answer, own, months in zip(answers, found.cumulative, found.terms.astype(int).tolist(), strict=True):
+        answer["cumulative_pd"] = own[:months, DEFAULT].tolist()
         answer["cumulative_payoff"] = own[:months, PAYOFF].tolist()
