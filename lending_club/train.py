@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['log', 'fit_networks', 'fit_pipeline', 'assemble_pipeline', 'score_models', 'compare', 'compare_by_term',
-           'evaluation_tables', 'evaluation_figures', 'walk_forward', 'compare_with_truth', 'truth_by_group', 'Trained',
-           'train', 'register_run']
+           'evaluation_tables', 'evaluation_figures', 'walk_forward', 'compare_with_truth', 'truth_by_group',
+           'check_decision', 'backtest', 'evaluate_band', 'Trained', 'train', 'register_run']
 
 # %% ../nbs/04_train.ipynb #3729c3a2
 import dataclasses
 import logging
 import numpy as np
 import pandas as pd
-import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 from .clean import Splits, load_clean, sample_truth, split_loans, temporal_split, walk_forward_splits
+from .core.backtest import Backtest, Plan, backtest_summary, backtest_tables, decide_as_of, plan_backtest
 from .core.bundle import model_requirements, reference_distributions, write_bundle
 from .core.calibration import assemble
 from .core.card import LABELS_FROM_THE_FUTURE, loans_learnt, model_card
@@ -39,10 +39,14 @@ from .core.hyperparameters import default_parameters, make_net
 from .core.kept import KeptError, keep_fitted, load_fitted, saying_how_to_continue
 from .core.loans import CleanLoans, hash_loans
 from .core.metrics import REPORTED_METRICS
+from .core.money_plots import backtest_figures
 from .core.parsing import parse_term
 from .core.plots import plot_quarters, use_style
+from .core.policy import check_policy
+from .core.policy_fit import fit_policy
 from .core.matrices import fit_preprocessing
 from .core.preprocess import application_frame
+from .core.refer_band import band_report, counted_loans, fit_refer_band, plot_refer_band
 from .core.registry import connect, register_candidate
 from .core.sample_truth import true_cumulative
 from .core.schema import EXAMPLE_APPLICATION
@@ -51,6 +55,7 @@ from .core.study import best_parameters
 from .core.timed_splits import TimedSplits
 from .core.temporary import temporary_folder
 from .core.tracking import end_dead_runs, log_environment, log_loans, record_run
+from .core.training_record import log_figures, log_tables, log_training
 
 # %% ../nbs/04_train.ipynb #b7bde89e
 log = logging.getLogger(__name__)
@@ -223,6 +228,46 @@ def truth_by_group(
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.assign(ratio=table["mean_term_pd"] / table["mean_true_term_pd"])
 
+# %% ../nbs/04_train.ipynb #e4571db8
+def check_decision(
+    settings: Settings,
+    clean: CleanLoans,
+    splits: Splits | TimedSplits,
+):
+    "Raise the `LendingClubError` of a policy, refer band or backtest that is not possible, before the long work."
+    check_policy(settings.policy, clean.target)
+    plan_backtest(settings.backtest_as_of, splits, clean.payments)
+    if settings.refer_band != "off":
+        counted_loans(splits)
+
+
+def backtest(
+    settings: Settings,
+    clean: CleanLoans,
+    plan: Plan,  # as `backtest.plan_backtest` gives it
+    pipeline: Pipeline,  # of the run
+) -> Backtest | None:  # None where nothing is known yet
+    "What each policy would have earned, by the run's Pipeline or by one fitted as of an earlier date."
+    if plan.splits is None:
+        log.info("no backtest: %s", plan.why)
+        return None
+    if plan.own_fit:
+        log.info("backtest: fitting on what was known as of %s", f"{plan.splits.val_end:%Y-%m}")
+        parameters = default_parameters(settings.network, clean.target)
+        pipeline = fit_pipeline(plan.splits, parameters, settings, progress=False, cautious=False)
+    return decide_as_of(settings, plan, pipeline, clean.payments)
+
+
+def evaluate_band(
+    splits: TimedSplits,
+    pipeline: Pipeline,  # of the run
+    settings: Settings,
+) -> dict[str, pd.DataFrame]:  # as `refer_band.band_report` gives it
+    "Coverage and referrals of the refer band on the test loans."
+    table, _ = fit_refer_band(splits, pipeline, settings)
+    p12 = pipeline.predict_cumulative(splits.test)[:, table["horizon"] - 1, 0]
+    return band_report(splits.test, splits.snapshot, p12, table)
+
 # %% ../nbs/04_train.ipynb #6b75271d
 @dataclass(frozen=True)
 class Trained:
@@ -236,6 +281,8 @@ class Trained:
     scored: dict[str, TestScores]  # as `score_models` gives it
     walk: pd.DataFrame | None  # as `walk_forward` gives it
     card: dict
+    money: dict[str, pd.DataFrame]  # as `backtest.backtest_tables` gives it; empty where nothing is known yet
+    band: dict[str, pd.DataFrame]  # as `refer_band.band_report` gives it; empty where the band is off
 
 
 def train(
@@ -246,6 +293,7 @@ def train(
     clean = load_clean(settings)
     splits = split_loans(settings, clean)
     check_fit_through(settings, clean)
+    check_decision(settings, clean, splits)
     parameters, origin = best_parameters(settings, clean.data_hash, clean.target)
     log.info("training with %s", origin)
     if clean.target == "final_status":
@@ -293,24 +341,32 @@ def _evaluate_and_register(
     scored = score_models(splits, pipeline, settings.seed)
     metrics = compare(splits, scored)
     walk = walk_forward(settings, clean, parameters) if settings.walk_forward_quarters else None
+    plan = plan_backtest(settings.backtest_as_of, splits, clean.payments)
+    tested = backtest(settings, clean, plan, pipeline)
+    band = {} if settings.refer_band == "off" else evaluate_band(splits, pipeline, settings)
     learnt = splits
     if settings.fit_through == "snapshot":
         learnt, pipeline = fit_through_snapshot(splits, fitted, settings)
     compiled = compile_pipeline(pipeline)
     agreement = check_compiled(compiled, pipeline, _checked_loans(learnt))
     card = model_card(settings, clean, splits, pipeline, parameters, origin, metrics, learnt) | {"compiled": agreement}
-    _log_run(card, fitted[-1], splits, metrics, scored, walk)
+    card |= fit_policy(settings, clean.payments, learnt, pipeline)
+    card["refer_band"] = None if settings.refer_band == "off" else fit_refer_band(learnt, pipeline, settings)[0]
+    money = {} if tested is None else backtest_tables(tested, settings.policy)
+    card["backtest"] = {"none": plan.why} if tested is None else backtest_summary(tested, money)
+    log_training(card, fitted[-1], splits, metrics)
+    _log_evaluation(splits, scored, walk, card["backtest"], money, band)
     columns = card["inputs"]["columns"]
     score = pipeline.predict_proba(learnt.recent)[:, 1]
     reference = reference_distributions(loans_learnt(learnt), [c for c in columns if c != "issue_d"], score)
     with temporary_folder() as folder:
-        files = write_bundle(folder, card, reference, example_answers(compiled), compiled)
+        files = write_bundle(folder, card, reference, example_answers(compiled, card), compiled)
         version = register_candidate(
             settings, client, pipeline, columns, application_frame([EXAMPLE_APPLICATION], columns), files, model_requirements(),
             _version_tags(settings, clean, splits, card, files),
         )  # fmt: skip
     mlflow.set_tag("model_version", version.version)
-    return Trained(str(version.version), run_id, pipeline, splits, metrics, scored, walk, card)
+    return Trained(str(version.version), run_id, pipeline, splits, metrics, scored, walk, card, money, band)
 
 
 def _checked_loans(splits: Splits | TimedSplits, most: int = 100_000) -> pd.DataFrame:
@@ -333,35 +389,19 @@ def _version_tags(settings: Settings, clean: CleanLoans, splits: Splits, card: d
         "target": clean.target,
         "horizon": card["horizon"],
         "fit_through": settings.fit_through,
+        "policy": settings.policy,
         **{f"test_{k}": network[k] for k in REPORTED_METRICS if k != "threshold"},
     }
 
 
-def _log_run(card: dict, networks: SeedAverage, splits: Splits, metrics: pd.DataFrame, scored: dict[str, TestScores], walk):
-    "Parameters, metrics, curves, tables and pictures of the open run."
-    import matplotlib.pyplot as plt
-    import mlflow
-
-    mlflow.log_params(card["parameters"] | {"parameters_from": card["parameters_from"]})
-    mlflow.log_params({f"setting.{name}": value for name, value in card["settings"].items()})
-    git = card["git"]
-    mlflow.set_tags({"commit": git["commit"], "clean_tree": git["clean"], "package_version": card["package_version"]})
-    mlflow.set_tags({"target": card["target"], "labels": card["labels"], "horizon": card["horizon"]})
-    for epoch in networks.histories_[0]:  # of the first network, whose early stopping found the number of epochs
-        mlflow.log_metrics({k: epoch[k] for k in ("train_loss", "valid_loss")}, step=epoch["epoch"])
-    mlflow.log_metric("epochs", networks.epochs_[0])
-    mlflow.log_metrics({f"test_{name}": value for name, value in metrics.loc["network"].items() if np.isfinite(value)})
-    for name in metrics.index.drop("network"):
-        slug = re.sub("[^a-z0-9]+", "_", name.casefold()).strip("_")
-        mlflow.log_metrics({f"{slug}_{k}": v for k, v in metrics.loc[name].items() if np.isfinite(v)})
-    mlflow.log_text(splits.summary().to_csv(), "splits.csv")
-    mlflow.log_text(metrics.to_csv(), "metrics.csv")
+def _log_evaluation(splits: Splits | TimedSplits, scored: dict, walk, backtest: dict, money: dict, band: dict):
+    "Tables and pictures of the open run."
     tables = evaluation_tables(splits, scored)
-    for name, table in (tables | {"models_by_term": compare_by_term(splits, scored)}).items():
-        mlflow.log_text(table.to_csv(), f"evaluation/{name}.csv")
-    if walk is not None:
-        mlflow.log_text(walk.to_csv(), "evaluation/walk_forward.csv")
+    own = tables | {"models_by_term": compare_by_term(splits, scored)} | ({} if walk is None else {"walk_forward": walk})
+    for folder, each in (("evaluation", own), ("backtest", money), ("refer_band", band)):
+        log_tables(folder, each)
     use_style()
-    for name, figure in evaluation_figures(splits, scored["network"], tables, walk).items():
-        mlflow.log_figure(figure, f"evaluation/{name}.png", save_kwargs={"bbox_inches": "tight"})
-        plt.close(figure)
+    log_figures("evaluation", evaluation_figures(splits, scored["network"], tables, walk))
+    log_figures("backtest", backtest_figures(backtest, money))
+    if band:
+        log_figures("refer_band", {"refer_band": plot_refer_band(band)})

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['log', 'TESTED', 'LEAST_CHARGE_OFFS', 'ALL', 'RESAMPLES', 'BacktestError', 'Plan', 'plan_backtest', 'Backtest',
            'decide_as_of', 'resampled_sums', 'top', 'rankings', 'choices', 'policy_results', 'money_by_decile',
-           'money_by_term', 'approval_curves', 'backtest_tables']
+           'money_by_term', 'approval_curves', 'backtest_tables', 'backtest_summary']
 
-# %% ../../nbs/core/backtest.ipynb #b4d8b60a
+# %% ../../nbs/core/backtest.ipynb #a1eab43d
 import dataclasses
 import logging
 import numpy as np
@@ -27,10 +27,10 @@ from .text import LendingClubError
 from .timed_splits import SplitError, TimedSplits, timed_split
 from .timeline import CHARGE_OFF
 
-# %% ../../nbs/core/backtest.ipynb #4ce34f23
+# %% ../../nbs/core/backtest.ipynb #0cd43a52
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/backtest.ipynb #3bb603c7
+# %% ../../nbs/core/backtest.ipynb #0e7f494e
 TESTED = 12  # months of loans that are decided
 LEAST_CHARGE_OFFS = 100  # that must have been known at the date
 
@@ -97,7 +97,7 @@ def _plan(stated: pd.Timestamp | None, splits: TimedSplits) -> Plan:
         return Plan(splits)
     return _plan_at(stated or latest, splits)
 
-# %% ../../nbs/core/backtest.ipynb #0c4dd16f
+# %% ../../nbs/core/backtest.ipynb #66c331da
 _PART = 50_000  # loans whose curves are in memory at once
 ALL = "approve all"
 
@@ -163,7 +163,7 @@ def decide_as_of(
             worth[known] = net_present_value(paid.lent[known], rate[known], term[known], curves[known - i], yearly, assumptions)
     return Backtest(splits, plan.own_fit, money, tables, pds, np.nan_to_num(expected), np.nan_to_num(gross), approved, paid)
 
-# %% ../../nbs/core/backtest.ipynb #1f31cfa1
+# %% ../../nbs/core/backtest.ipynb #cd8c77f8
 RESAMPLES = 500
 _STEP = 1e-4  # of a yearly return, for its slope
 
@@ -239,7 +239,7 @@ def policy_results(
             row[f"{name}_lower"], row[f"{name}_upper"] = np.quantile(values, (0.025, 0.975))
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../../nbs/core/backtest.ipynb #5c07901c
+# %% ../../nbs/core/backtest.ipynb #43f9a7cf
 def _beside(backtest: Backtest, groups: np.ndarray) -> pd.DataFrame:
     "Expected and realised profit by group, the latter with a 95 % interval by the delta method."
     lent, expected, earned = backtest.realised.lent, backtest.expected, backtest.earned
@@ -293,3 +293,16 @@ def backtest_tables(
     "`policies`, `deciles`, `terms`, `approval_curves`."
     return {"policies": policy_results(backtest, policy), "deciles": money_by_decile(backtest), "terms": money_by_term(backtest),
             "approval_curves": approval_curves(backtest)}  # fmt: skip
+
+
+def backtest_summary(
+    backtest: Backtest,
+    tables: dict[str, pd.DataFrame],  # as `backtest_tables` gives them
+) -> dict:  # for JSON
+    "What a version's card says about its backtest."
+    months = backtest.loans["issue_month"]
+    return {
+        "as_of": f"{backtest.splits.val_end:%Y-%m}", "own_fit": backtest.own_fit, "funding_cost": backtest.funding_cost,
+        "loans": len(months), "issued": f"{months.min():%Y-%m} to {months.max():%Y-%m}",
+        "policies": tables["policies"].to_dict(orient="index"), "terms": tables["terms"].to_dict(orient="index"),
+    }  # fmt: skip
