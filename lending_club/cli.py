@@ -23,6 +23,7 @@ _RUN_OPTIONS = {
     "val-end": "val_end",
     "snapshot": "snapshot",
     "fit-through": "fit_through",
+    "inputs": "inputs",
     "trials": "trials",
     "search-minutes": "search_minutes",
     "network": "network",

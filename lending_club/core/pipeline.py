@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 # %% ../../nbs/core/pipeline.ipynb #a5899df5
 STAGES = ("00_explore", "01_clean", "02_features", "03_hpo", "04_train")
 
-_OF_LOANS = ("data_path", "sample_rows", "seed", "target", "train_end", "val_end", "snapshot", "use_addr_state",
-             "min_coverage", "var_dir")  # fmt: skip
+_OF_LOANS = ("data_path", "sample_rows", "seed", "target", "train_end", "val_end", "snapshot", "inputs",
+             "use_addr_state", "min_coverage", "var_dir")  # fmt: skip
 _OF_FIT = (*_OF_LOANS, "network", "epochs", "torch_device", "torch_threads", "mlflow_tracking_uri", "optuna_storage",
            "experiment", "system_metrics")  # fmt: skip
 STAGE_SETTINGS = {
