@@ -699,6 +699,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'lending_club/core/features.py'),
                                             'lending_club.core.features.numeric_features': ( 'core/features.html#numeric_features',
                                                                                              'lending_club/core/features.py'),
+                                            'lending_club.core.features.numeric_inputs': ( 'core/features.html#numeric_inputs',
+                                                                                           'lending_club/core/features.py'),
                                             'lending_club.core.features.payment_to_income': ( 'core/features.html#payment_to_income',
                                                                                               'lending_club/core/features.py'),
                                             'lending_club.core.features.ratio': ( 'core/features.html#ratio',

@@ -24,6 +24,7 @@ def feature_table(
             "5 %": features[feature.name].quantile(0.05), "95 %": features[feature.name].quantile(0.95),
         }
         for feature in DERIVED
+        if feature.name in features
     ]  # fmt: skip
     return pd.DataFrame(rows).set_index("feature")
 
@@ -45,7 +46,7 @@ def plot_fifths(
     "Bad rate by fifths of the derived features with more than ten values; below a bar is the middle of its fifth."
     import matplotlib.pyplot as plt
 
-    shown = [f for f in DERIVED if features[f.name].nunique() > 10][:most]
+    shown = [f for f in DERIVED if f.name in features and features[f.name].nunique() > 10][:most]
     rows = max(1, int(np.ceil(len(shown) / 3)))
     figure, axes = plt.subplots(rows, 3, figsize=(11, 2.5 * rows), sharey=True, layout="constrained", squeeze=False)
     for axis, feature in zip(axes.flat, shown, strict=False):

@@ -236,7 +236,7 @@ def _log_plan(study: optuna.Study, settings: Settings, splits: Splits, clean: Cl
 
     log_loans(settings, clean, {"train": splits.train, "validation": splits.validation})
     log_environment(settings)
-    names = ("network", "epochs", "seed", "min_coverage", "use_addr_state", "torch_device", "torch_threads")
+    names = ("network", "epochs", "seed", "min_coverage", "inputs", "use_addr_state", "torch_device", "torch_threads")
     mlflow.log_params({name: getattr(settings, name) for name in (*names, "train_end", "val_end")})
     mlflow.log_params({"sampler": "TPE, seeded for each trial", "pruner": type(study.pruner).__name__})
     space = of_network(SPACE, settings.network)

@@ -389,6 +389,7 @@ def _version_tags(settings: Settings, clean: CleanLoans, splits: Splits, card: d
         "target": clean.target,
         "horizon": card["horizon"],
         "fit_through": settings.fit_through,
+        "inputs": settings.inputs,
         "policy": settings.policy,
         **{f"test_{k}": network[k] for k in REPORTED_METRICS if k != "threshold"},
     }

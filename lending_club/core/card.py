@@ -15,7 +15,7 @@ from .features import columns_read
 from .fit_through import fit_through_of
 from .horizons import horizon_name
 from .loans import CleanLoans
-from .schema import REQUIRED_IN_APPLICATION, pipeline_columns
+from .schema import REQUIRED_IN_APPLICATION
 from .settings import Settings
 from .timed_splits import TimedSplits
 
@@ -46,7 +46,7 @@ def model_card(
 ) -> dict:
     "Everything that a version should be able to say about itself."
     learnt, timed = learnt or splits, isinstance(splits, TimedSplits)
-    columns = pipeline_columns(settings.use_addr_state)
+    columns = pipeline["features"].columns_
     encoder, networks = pipeline["encode"], pipeline[-1].estimator.net
     read = columns_read([*encoder.numeric_, *encoder.categorical_])
     used = [name for name in columns if name in read]

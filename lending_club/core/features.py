@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DERIVED', 'NUMERIC_FEATURES', 'FEATURE_BY_NAME', 'FORMER_FEATURES', 'is_joint', 'joint_or_own', 'income',
            'dti_combined', 'ratio', 'log_money', 'annuity', 'term_months', 'installment', 'payment_to_income',
-           'Feature', 'feature_plan', 'numeric_features', 'category_features', 'clean_category', 'derive',
-           'columns_read']
+           'Feature', 'feature_plan', 'numeric_features', 'category_features', 'clean_category', 'columns_read',
+           'numeric_inputs', 'derive']
 
 # %% ../../nbs/core/features.ipynb #69696f58
 import functools
@@ -19,7 +19,7 @@ import numpy as np
 from .applications import RawColumns
 from .months import months_between
 from .parsing import parse_each, parse_emp_length, parse_sub_grade, parse_term, where
-from .schema import COLUMNS
+from .schema import COLUMNS, pipeline_columns
 from .text import fold_spaces
 
 # %% ../../nbs/core/features.ipynb #e8fa3f9f
@@ -285,20 +285,6 @@ def clean_category(
     "A category without stray spaces, None where it is missing."
     return fold_spaces(value) or None if isinstance(value, str) else None
 
-
-def derive(
-    raw: RawColumns,
-    use_addr_state: bool = False,  # whether the borrower's state may be an input
-) -> dict[str, np.ndarray]:  # feature name to array of shape (n,): float64, or objects for categories
-    "All features of `raw`."
-    names = tuple(FEATURE_BY_NAME)
-    features: dict = dict(zip(names, numeric_features(raw, names), strict=True))
-    for name in category_features(use_addr_state):
-        texts = raw.text(name).tolist()
-        known = {value: clean_category(value) for value in set(texts)}
-        features[name] = np.array([known[value] for value in texts], dtype=object)
-    return features
-
 # %% ../../nbs/core/features.ipynb #f49f969e
 class _Watched(RawColumns):
     "Columns that are all missing, and remember which of them were asked for."
@@ -325,3 +311,27 @@ def columns_read(
         if feature.name in features:
             feature.make(watched)
     return watched.asked | set(category_features(use_addr_state=True)).intersection(features)
+
+# %% ../../nbs/core/features.ipynb #6d4cdcee
+@functools.cache
+def numeric_inputs(
+    inputs: str = "all",  # or `applicant`, as in the settings: without the lender's price
+) -> tuple[str, ...]:  # in the order of `NUMERIC_FEATURES`
+    "Names of the numeric model inputs: the features that read no other columns than these inputs."
+    allowed = set(pipeline_columns(inputs=inputs))
+    return tuple(name for name in FEATURE_BY_NAME if columns_read([name]) <= allowed)
+
+# %% ../../nbs/core/features.ipynb #9a88afb2
+def derive(
+    raw: RawColumns,
+    use_addr_state: bool = False,  # whether the borrower's state may be an input
+    inputs: str = "all",  # or `applicant`, as in the settings: without the lender's price
+) -> dict[str, np.ndarray]:  # feature name to array of shape (n,): float64, or objects for categories
+    "All features of `raw`, or those of the applicant alone."
+    names = numeric_inputs(inputs)
+    features: dict = dict(zip(names, numeric_features(raw, names), strict=True))
+    for name in category_features(use_addr_state):
+        texts = raw.text(name).tolist()
+        known = {value: clean_category(value) for value in set(texts)}
+        features[name] = np.array([known[value] for value in texts], dtype=object)
+    return features

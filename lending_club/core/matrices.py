@@ -18,7 +18,7 @@ def fit_preprocessing(
 ) -> tuple[Pipeline, tuple]:  # fitted; X and y of train, of validation, and with time to event of the refit
     "Preprocessing and what a network is fitted on: matrices (n, width) with outcomes (n,) or exposures (n, 4)."
     timed = isinstance(splits, TimedSplits)
-    prepare = preprocessing(settings.use_addr_state, settings.min_coverage, settings.seed, keep_term=timed)
+    prepare = preprocessing(settings.use_addr_state, settings.min_coverage, settings.seed, timed, settings.inputs)
     if not timed:
         prepare.fit(splits.train)
         return prepare, tuple(

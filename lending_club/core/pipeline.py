@@ -35,14 +35,16 @@ log = logging.getLogger(__name__)
 # %% ../../nbs/core/pipeline.ipynb #a5899df5
 STAGES = ("00_explore", "01_clean", "02_features", "03_hpo", "04_train")
 
-_OF_LOANS = ("data_path", "sample_rows", "seed", "target", "train_end", "val_end", "snapshot", "use_addr_state",
-             "min_coverage", "var_dir")  # fmt: skip
+_OF_LOANS = ("data_path", "sample_rows", "seed", "target", "train_end", "val_end", "snapshot", "inputs",
+             "use_addr_state", "min_coverage", "var_dir")  # fmt: skip
 _OF_FIT = (*_OF_LOANS, "network", "epochs", "torch_device", "torch_threads", "mlflow_tracking_uri", "optuna_storage",
            "experiment", "system_metrics")  # fmt: skip
 STAGE_SETTINGS = {
     "03_hpo": (*_OF_FIT, "trials", "search_minutes"),
     "04_train": (*_OF_FIT, "seeds", "fit_through", "walk_forward_quarters", "walk_forward_validation_months",
-                 "registered_model_name", "candidate_alias"),
+                 "policy", "cost_ratio", "approval_rate", "funding_cost", "hurdle_rate", "servicing_fee", "recovery_rate",
+                 "recovery_lag", "recovery_months", "refer_band", "refer_level", "backtest_as_of", "registered_model_name",
+                 "candidate_alias"),
 }  # fmt: skip
 _PACKAGES = ("lightgbm", "mlflow", "numpy", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "pyarrow", "scikit-learn",
              "scipy", "skorch", "torch")  # fmt: skip

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .applications import RawColumns
 from .encoding import IMPUTED, MISSING, Encoding, normal_knots
-from .features import FEATURE_BY_NAME, category_features, derive
+from .features import category_features, derive, numeric_inputs
 from .imputation_fit import normal_moments
 from .schema import BY_NAME, guard_inputs, pipeline_columns
 from .text import LendingClubError
@@ -40,16 +40,21 @@ def application_frame(
 class FeatureBuilder(TransformerMixin, BaseEstimator):
     "Raw columns, a DataFrame of shape (n, any), to features, a DataFrame of shape (n, n_features)."
 
+    inputs = "all"  # of a Pipeline that was kept before there was a choice
+
     def __init__(
         self,
         use_addr_state: bool = False,  # whether the borrower's state may be an input
+        inputs: str = "all",  # or `applicant`: without the lender's price and what follows from it
     ):
         self.use_addr_state = use_addr_state
+        self.inputs = inputs
 
     def fit(self, X: pd.DataFrame, y=None):
         "Remember which raw columns are read, and the share filled of each; raises `LendingClubError` without a DataFrame."
         self._check(X)
-        self.columns_ = guard_inputs(pipeline_columns(self.use_addr_state), self.use_addr_state)
+        choice = self.use_addr_state, self.inputs
+        self.columns_ = guard_inputs(pipeline_columns(*choice), *choice)
         self.coverage_ = {name: float(X[name].notna().mean()) for name in self.columns_ if name in X}
         return self
 
@@ -58,7 +63,7 @@ class FeatureBuilder(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         self._check(X)
         raw = RawColumns({name: X[name].to_numpy() for name in self.columns_ if name in X}, len(X))
-        return pd.DataFrame(derive(raw, self.use_addr_state), index=X.index)
+        return pd.DataFrame(derive(raw, self.use_addr_state, self.inputs), index=X.index)
 
     def _check(self, X):
         if not isinstance(X, pd.DataFrame):
@@ -66,7 +71,7 @@ class FeatureBuilder(TransformerMixin, BaseEstimator):
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         "Names of the features."
-        return np.array([*FEATURE_BY_NAME, *category_features(self.use_addr_state)], dtype=object)
+        return np.array([*numeric_inputs(self.inputs), *category_features(self.use_addr_state)], dtype=object)
 
 # %% ../../nbs/core/preprocess.ipynb #27fbff7c
 class QuantileNormal(QuantileTransformer):
@@ -209,11 +214,12 @@ def preprocessing(
     min_coverage: float = 0.05,  # a feature filled in less than this share of train is dropped
     seed: int | None = None,  # seed of the quantiles' jitter
     keep_term: bool = False,  # as in `LoanEncoder`
+    inputs: str = "all",  # or `applicant`, as in the settings: without the lender's price
 ) -> Pipeline:
     "Raw columns, a DataFrame, to a float32 matrix: an unfitted Pipeline of `FeatureBuilder` and `LoanEncoder`."
     return Pipeline(
         [
-            ("features", FeatureBuilder(use_addr_state=use_addr_state)),
+            ("features", FeatureBuilder(use_addr_state=use_addr_state, inputs=inputs)),
             ("encode", LoanEncoder(min_coverage=min_coverage, random_state=seed, keep_term=keep_term)),
         ]
     )

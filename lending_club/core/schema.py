@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOURCE_FORM', 'SOURCE_BUREAU', 'SOURCE_SECOND_BUREAU', 'SOURCE_PRICE', 'SOURCE_PLATFORM', 'SOURCE_PAYMENTS',
            'SOURCE_LATER', 'SOURCE_HARDSHIP', 'SOURCE_SETTLEMENT', 'GRADES', 'SUB_GRADES', 'VERIFIED', 'STATES',
-           'EMP_LENGTHS', 'PURPOSES', 'COLUMNS', 'BY_NAME', 'REQUIRED_IN_FILE', 'REQUIRED_IN_APPLICATION',
+           'EMP_LENGTHS', 'PURPOSES', 'COLUMNS', 'BY_NAME', 'REQUIRED_IN_FILE', 'REQUIRED_IN_APPLICATION', 'LEFT_OUT',
            'EXAMPLE_APPLICATION', 'LeakError', 'Column', 'input_columns', 'pipeline_columns', 'guard_inputs']
 
 # %% ../../nbs/core/schema.ipynb #a157e740
@@ -265,28 +265,36 @@ REQUIRED_IN_FILE = ("loan_status", "issue_d", "loan_amnt", "term", "annual_inc")
 REQUIRED_IN_APPLICATION = ("loan_amnt", "term", "annual_inc")
 
 
+LEFT_OUT = {"all": (), "applicant": (SOURCE_PRICE,)}  # by the setting `inputs`: sources whose columns are no model inputs
+
+
 def input_columns(
     use_addr_state: bool = False,  # whether the borrower's state may be an input
+    inputs: str = "all",  # or `applicant`, as in the settings: without the lender's price
 ) -> tuple[str, ...]:  # in the order of the raw file
-    "Names of the raw columns that may be model inputs."
+    "Names of the raw columns that may be model inputs. Raises `LendingClubError` for an unknown choice of `inputs`."
+    if inputs not in LEFT_OUT:
+        raise LendingClubError(f"inputs is {inputs!r}; it must be {' or '.join(map(repr, LEFT_OUT))}")
     roles = ("input", "protected") if use_addr_state else ("input",)
-    return tuple(c.name for c in COLUMNS if c.role in roles)
+    return tuple(c.name for c in COLUMNS if c.role in roles and c.reason not in LEFT_OUT[inputs])
 
 
 def pipeline_columns(
     use_addr_state: bool = False,  # whether the borrower's state may be an input
+    inputs: str = "all",  # or `applicant`, as in the settings: without the lender's price
 ) -> tuple[str, ...]:  # in the order of the raw file
     "Names of the raw columns that the Pipeline reads: the inputs and the month of issue, which dates the credit history."
-    names = {*input_columns(use_addr_state), "issue_d"}
+    names = {*input_columns(use_addr_state, inputs), "issue_d"}
     return tuple(c.name for c in COLUMNS if c.name in names)
 
 # %% ../../nbs/core/schema.ipynb #64666003
 def guard_inputs(
     names,  # raw columns about to be used as model inputs
     use_addr_state: bool = False,  # whether the borrower's state may be an input
+    inputs: str = "all",  # or `applicant`, as in the settings: without the lender's price
 ) -> tuple[str, ...]:  # the same names
     "Pass input columns known at origination; raises `LeakError` that names the first other one."
-    allowed = set(pipeline_columns(use_addr_state))
+    allowed = set(pipeline_columns(use_addr_state, inputs))
     for name in names:
         if name in allowed:
             continue
@@ -296,7 +304,8 @@ def guard_inputs(
                 f"leave it out, or describe it in the schema first.{nearest_name(name, BY_NAME)}"
             )
         column = BY_NAME[name]
-        why = {"protected": "set use_addr_state = yes to allow it", "excluded": "it is never an input"}
+        why = {"protected": "set use_addr_state = yes to allow it", "excluded": "it is never an input",
+               "input": f"set inputs = all to allow it, inputs is {inputs}"}  # fmt: skip
         raise LeakError(f"{name!r} cannot be a model input ({column.reason}): {why.get(column.role, 'leave it out')}")
     return tuple(names)
 

@@ -46,7 +46,7 @@ def study_name(
     target: str = "final_status",  # that of the loans, or `time_to_event`
 ) -> str:
     "The name of the study for these loans, settings and this code. Raises `SearchError`."
-    names = ("network", "train_end", "val_end", "use_addr_state", "min_coverage", "seed", "epochs")
+    names = ("network", "train_end", "val_end", "inputs", "use_addr_state", "min_coverage", "seed", "epochs")
     decides = {name: str(getattr(settings, name)) for name in names}
     space = {name: distribution_to_json(values) for name, values in of_network(SPACE, settings.network).items()}
     code = code_digest(*STUDY_CODE, folder=folder, leave_out=NOT_STUDY_CODE)
