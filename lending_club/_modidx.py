@@ -104,6 +104,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'lending_club/core/backtest.py'),
                                             'lending_club.core.backtest.decide_as_of': ( 'core/backtest.html#decide_as_of',
                                                                                          'lending_club/core/backtest.py'),
+                                            'lending_club.core.backtest.is_known': ( 'core/backtest.html#is_known',
+                                                                                     'lending_club/core/backtest.py'),
                                             'lending_club.core.backtest.money_by_decile': ( 'core/backtest.html#money_by_decile',
                                                                                             'lending_club/core/backtest.py'),
                                             'lending_club.core.backtest.money_by_term': ( 'core/backtest.html#money_by_term',

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['plot_approval', 'plot_money_deciles', 'committee_table', 'backtest_figures', 'plot_cash_flow']
 
-# %% ../../nbs/core/money_plots.ipynb #e23391e6
+# %% ../../nbs/core/money_plots.ipynb #07af50e5
 import numpy as np
 import pandas as pd
 from .plots import ACCENT, INK, MUTED
 
-# %% ../../nbs/core/money_plots.ipynb #cb086cb7
+# %% ../../nbs/core/money_plots.ipynb #57c74f19
 _STYLES = {"expected return": (INK, "-"), "PD": (ACCENT, "--"), "sub-grade": ("black", ":")}
 _MARKS = {"f1": "o", "cost": "v", "approval_rate": "s", "profit": "D", "return": "^", "approve all": "X"}
 
@@ -37,7 +37,7 @@ def plot_approval(
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
-# %% ../../nbs/core/money_plots.ipynb #45de0d00
+# %% ../../nbs/core/money_plots.ipynb #44e88b08
 def plot_money_deciles(
     deciles: pd.DataFrame,  # as `backtest.money_by_decile` gives them
     terms: pd.DataFrame | None = None,  # as `backtest.money_by_term` gives them
@@ -63,14 +63,15 @@ def plot_money_deciles(
     figure.suptitle(title)
     return figure
 
-# %% ../../nbs/core/money_plots.ipynb #98f86c5b
-_MILLIONS = ("lent", "expected", "profit", "profit_lower", "profit_upper", "gain", "gain_lower", "gain_upper")
+# %% ../../nbs/core/money_plots.ipynb #72190e15
+_MILLIONS = ("lent", "expected", "profit", "profit_lower", "profit_upper", "gain", "gain_lower", "gain_upper", "npv",
+             "npv_lower", "npv_upper")
 _SHARES = ("approval_rate", "annual_return", "annual_return_lower", "annual_return_upper", "bad_rate")
 
 
 def _title(summary: dict) -> str:
-    loans, issued, day, cost = (summary[name] for name in ("loans", "issued", "as_of", "funding_cost"))
-    return f"{loans:,} loans issued {issued}, decided as of {day}; funding at {cost:.1%} a year"
+    loans, issued, day, cost, hurdle = (summary[name] for name in ("loans", "issued", "as_of", "funding_cost", "hurdle_rate"))
+    return f"{loans:,} loans issued {issued}, decided as of {day}; funding at {cost:.1%}, hurdle at {hurdle:.1%} a year"
 
 
 def committee_table(
@@ -96,7 +97,7 @@ def backtest_figures(
     return {"approval": plot_approval(tables["approval_curves"], tables["policies"], _title(summary)),
             "deciles": plot_money_deciles(tables["deciles"], tables["terms"], _title(summary))}  # fmt: skip
 
-# %% ../../nbs/core/money_plots.ipynb #30bca529
+# %% ../../nbs/core/money_plots.ipynb #25fa82bb
 def plot_cash_flow(
     flows: dict[str, np.ndarray],  # as `cashflow.expected_cash_flows` gives them, of one loan
     title: str = "",
