@@ -7,7 +7,7 @@ __all__ = ['log', 'TESTED', 'LEAST_CHARGE_OFFS', 'ALL', 'RESAMPLES', 'BacktestEr
            'Backtest', 'decide_as_of', 'resampled_sums', 'top', 'rankings', 'choices', 'policy_results',
            'money_by_decile', 'money_by_term', 'approval_curves', 'backtest_tables', 'backtest_summary']
 
-# %% ../../nbs/core/backtest.ipynb #3b3be0f4
+# %% ../../nbs/core/backtest.ipynb #5f646dfa
 import dataclasses
 import logging
 import numpy as np
@@ -27,10 +27,10 @@ from .text import LendingClubError
 from .timed_splits import SplitError, TimedSplits, timed_split
 from .timeline import CHARGE_OFF
 
-# %% ../../nbs/core/backtest.ipynb #903b8f89
+# %% ../../nbs/core/backtest.ipynb #f30d5cdb
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/backtest.ipynb #c74cd50e
+# %% ../../nbs/core/backtest.ipynb #71ba387a
 TESTED = 12  # months of loans that are decided
 LEAST_CHARGE_OFFS = 100  # that must have been known at the date
 
@@ -106,7 +106,7 @@ def _plan(stated: pd.Timestamp | None, splits: TimedSplits) -> Plan:
         return Plan(splits)
     return _plan_at(stated or latest, splits)
 
-# %% ../../nbs/core/backtest.ipynb #5adc03ae
+# %% ../../nbs/core/backtest.ipynb #6125a54b
 _PART = 50_000  # loans whose curves are in memory at once
 ALL = "approve all"
 
@@ -172,7 +172,7 @@ def decide_as_of(
             worth[known] = net_present_value(paid.lent[known], rate[known], term[known], curves[known - i], yearly, assumptions)
     return Backtest(splits, plan.own_fit, money, tables, pds, np.nan_to_num(expected), np.nan_to_num(gross), approved, paid)
 
-# %% ../../nbs/core/backtest.ipynb #a9a37f50
+# %% ../../nbs/core/backtest.ipynb #871a3f2c
 RESAMPLES = 500
 _STEP = 1e-4  # of a yearly return, for its slope
 
@@ -247,12 +247,13 @@ def policy_results(
     for place, row in enumerate(rows.values()):
         profit, npv, value, slope = sums[:, place].T
         with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = {"profit": profit, "gain": profit - sums[:, 0, 0], "npv": npv, "annual_return": row["annual_return"] - value / slope}
+            drawn = {"profit": profit, "gain": profit - sums[:, 0, 0], "npv": npv,
+                     "annual_return": row["annual_return"] - value / slope}  # fmt: skip
         for name, values in drawn.items():
             row[f"{name}_lower"], row[f"{name}_upper"] = np.quantile(values, (0.025, 0.975))
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../../nbs/core/backtest.ipynb #439f112b
+# %% ../../nbs/core/backtest.ipynb #211ff1ac
 def _beside(backtest: Backtest, groups: np.ndarray) -> pd.DataFrame:
     "Expected and realised profit by group, the latter with a 95 % interval by the delta method."
     lent, expected, earned = backtest.realised.lent, backtest.expected, backtest.earned

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['plot_approval', 'plot_money_deciles', 'committee_table', 'backtest_figures', 'plot_cash_flow']
 
-# %% ../../nbs/core/money_plots.ipynb #07af50e5
+# %% ../../nbs/core/money_plots.ipynb #787a2774
 import numpy as np
 import pandas as pd
 from .plots import ACCENT, INK, MUTED
 
-# %% ../../nbs/core/money_plots.ipynb #57c74f19
+# %% ../../nbs/core/money_plots.ipynb #4c9251e6
 _STYLES = {"expected return": (INK, "-"), "PD": (ACCENT, "--"), "sub-grade": ("black", ":")}
 _MARKS = {"f1": "o", "cost": "v", "approval_rate": "s", "profit": "D", "return": "^", "approve all": "X"}
 
@@ -37,7 +37,7 @@ def plot_approval(
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
-# %% ../../nbs/core/money_plots.ipynb #44e88b08
+# %% ../../nbs/core/money_plots.ipynb #703b4770
 def plot_money_deciles(
     deciles: pd.DataFrame,  # as `backtest.money_by_decile` gives them
     terms: pd.DataFrame | None = None,  # as `backtest.money_by_term` gives them
@@ -56,14 +56,14 @@ def plot_money_deciles(
         axis.bar(place - 0.2, table["expected_per_100"], 0.38, color=MUTED, label="expected")
         axis.bar(place + 0.2, came, 0.38, color=INK, yerr=error, ecolor="black", capsize=2, label="realised, 95 % interval")
         axis.axhline(0, color="black", lw=0.8)
-        axis.set_xticks(place, [str(group) for group in table.index])
+        axis.set_xticks(place, [str(group).replace(" ", "\n") for group in table.index])
         axis.set_xlabel(name)
     axes[0][0].set_ylabel("profit per 100 USD lent (USD)")
     axes[0][0].legend()
     figure.suptitle(title)
     return figure
 
-# %% ../../nbs/core/money_plots.ipynb #72190e15
+# %% ../../nbs/core/money_plots.ipynb #69e75a78
 _MILLIONS = ("lent", "expected", "profit", "profit_lower", "profit_upper", "gain", "gain_lower", "gain_upper", "npv",
              "npv_lower", "npv_upper")
 _SHARES = ("approval_rate", "annual_return", "annual_return_lower", "annual_return_upper", "bad_rate")
@@ -97,7 +97,7 @@ def backtest_figures(
     return {"approval": plot_approval(tables["approval_curves"], tables["policies"], _title(summary)),
             "deciles": plot_money_deciles(tables["deciles"], tables["terms"], _title(summary))}  # fmt: skip
 
-# %% ../../nbs/core/money_plots.ipynb #25fa82bb
+# %% ../../nbs/core/money_plots.ipynb #8be0b368
 def plot_cash_flow(
     flows: dict[str, np.ndarray],  # as `cashflow.expected_cash_flows` gives them, of one loan
     title: str = "",
