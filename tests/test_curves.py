@@ -184,7 +184,7 @@ def test_curves_of_a_version_without_them(plain):
 def test_the_contract_names_flag_and_fields(client):
     document = client.get("/openapi.json").json()
     names = {path: [p["name"] for p in document["paths"][path]["post"]["parameters"]] for path in ("/predict", "/predict/batch")}
-    assert names == {"/predict": ["curve"], "/predict/batch": ["partial", "curve"]}
+    assert names == {"/predict": ["curve", "money"], "/predict/batch": ["partial", "curve", "money"]}
     decision = document["components"]["schemas"]["Decision"]
     assert set(decision["properties"]) >= CURVES and not CURVES & set(decision["required"])
     holds = jsonschema_rs.validator_for({"$ref": "#/components/schemas/Decision", "components": document["components"]})

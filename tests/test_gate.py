@@ -68,7 +68,7 @@ def test_by_default_gaps_are_imputed_and_named(client_with, form):
     single = [client.post("/predict", json=one).json() for one in BATCH]
     for answers in (single, client.post("/predict/batch", **form(BATCH)).json()):
         assert [sorted(answer["imputed"]) for answer in answers] == [[], ["dti", "revol_util"], []]
-        assert not any("decision" in answer for answer in answers)
+        assert all(answer["decision"] != "refer" and "referred_for" not in answer for answer in answers)
 
 
 @both_forms
@@ -78,10 +78,10 @@ def test_an_incomplete_application_is_referred(client_with, form):
     assert [answer.status_code for answer in single] == [200] * 3
     for path in ("/predict/batch", PARTIAL):
         answers = client.post(path, **form(BATCH)).json()
-        assert [answer.get("decision") for answer in answers] == [None, "refer", None]
+        assert [answer["decision"] == "refer" for answer in answers] == [False, True, False]
         same = plain.post(path, **form(BATCH)).json()
-        assert [{**answer, "decision": None} for answer in answers] == [{**answer, "decision": None} for answer in same]
-    assert [answer.json().get("decision") for answer in single] == [None, "refer", None]
+        assert answers == [same[0], same[1] | {"decision": "refer", "referred_for": ["usual fields are missing"]}, same[2]]
+    assert [answer.json()["decision"] == "refer" for answer in single] == [False, True, False]
 
 
 def test_an_incomplete_application_is_refused(client_with):

@@ -269,7 +269,7 @@ class Decisions:
         request.scope["model_version"] = scorer.version
         if wanted != _PLAIN:
             try:
-                scorer.check_curves(wanted[1])
+                scorer.check_curves(*wanted)
             except NoCurvesError as error:
                 raise RequestError(422, str(error)) from None
         return scorer

@@ -256,7 +256,7 @@ class Scorer:
 
         Raises `NoCurvesError` for curves or money of a version that has none."""
         if curve or money:
-            self.check_curves(money)
+            self.check_curves(curve, money)
         table = read_applications(applications, {"issue_d": month_today()})
         raw = read_one_or_many(table)
         found = self._decider.decide(raw, curve, money)
@@ -294,16 +294,15 @@ class Scorer:
         for answer, own in zip(answers, found.money or (), strict=False):
             answer["money"] = own
 
-    def check_curves(self, money: bool = False):
-        "Raise `NoCurvesError` if the version has no cumulative curves; with `money`, if it has no assumptions of cash flows."
-        if not self._compiled.has_curves or (money and self._decider.money is None):
-            what, flag = "cumulative curves", "curve=true and money=true"
-            if self._compiled.has_curves:
-                what, flag = "assumptions about money", "money=true"
-            raise NoCurvesError(
-                f"version {self.version} has no {what}: leave out {flag}, or promote a version trained with "
-                "target = time_to_event"
-            )
+    def check_curves(self, curve: bool = True, money: bool = False):
+        "Raise `NoCurvesError` if the version lacks cumulative curves, or with `money` the assumptions of cash flows."
+        if self._compiled.has_curves and (self._decider.money is not None or not money):
+            return
+        what = "assumptions about money" if self._compiled.has_curves else "cumulative curves"
+        flags = " and ".join(f"{name}=true" for name, wanted in (("curve", curve), ("money", money)) if wanted)
+        raise NoCurvesError(
+            f"version {self.version} has no {what}: leave out {flags}, or promote a version trained with target = time_to_event"
+        )
 
     def lacking(
         self,
