@@ -175,6 +175,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'lending_club/core/cashflow.py'),
                                             'lending_club.core.cashflow.CashFlowError': ( 'core/cashflow.html#cashflowerror',
                                                                                           'lending_club/core/cashflow.py'),
+                                            'lending_club.core.cashflow._annual_return': ( 'core/cashflow.html#_annual_return',
+                                                                                           'lending_club/core/cashflow.py'),
                                             'lending_club.core.cashflow._checked': ( 'core/cashflow.html#_checked',
                                                                                      'lending_club/core/cashflow.py'),
                                             'lending_club.core.cashflow._last_paid': ( 'core/cashflow.html#_last_paid',

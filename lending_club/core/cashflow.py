@@ -6,7 +6,7 @@
 __all__ = ['ARREARS', 'LAST_PAID', 'USUAL', 'CashFlowError', 'Assumptions', 'balance', 'expected_cash_flows', 'total',
            'present_value', 'annual_return', 'value_weights', 'net_present_value', 'expected_loss']
 
-# %% ../../nbs/core/cashflow.ipynb #832cb2e5
+# %% ../../nbs/core/cashflow.ipynb #3c59e8fd
 import numpy as np
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .curves import DEFAULT, MONTHS, PAYOFF, monthly
 from .features import annuity
 from .text import LendingClubError
 
-# %% ../../nbs/core/cashflow.ipynb #48db8e57
+# %% ../../nbs/core/cashflow.ipynb #7458b9da
 ARREARS = 5  # months from the last payment to charge-off, as `core/outcomes` has it
 LAST_PAID = 2  # months before the end of the term, of loans charged off in its last month or later
 
@@ -35,7 +35,7 @@ class Assumptions:
 
 USUAL = Assumptions()
 
-# %% ../../nbs/core/cashflow.ipynb #52dded9f
+# %% ../../nbs/core/cashflow.ipynb #0040dda6
 def balance(
     rate: np.ndarray,  # shape (n,), % a year
     term: np.ndarray,  # shape (n,), months
@@ -48,7 +48,7 @@ def balance(
         owed = -np.expm1((paid - term) * growth) / -np.expm1(-term * growth)
     return np.where(monthly_rate > 0, owed, 1 - paid / term) + 0.0  # no -0
 
-# %% ../../nbs/core/cashflow.ipynb #bb266ff7
+# %% ../../nbs/core/cashflow.ipynb #e86c05d8
 def _checked(amount, rate, term, cumulative) -> tuple[np.ndarray, ...]:
     "Amounts, rates and terms as floats of shape (n,), and each month's probabilities, shape (n, 60, 2). Raises `CashFlowError`."
     ends = monthly(cumulative)
@@ -73,7 +73,7 @@ def _last_paid(
     paid = np.where(month < term[:, None], month - ARREARS, term[:, None] - LAST_PAID)
     return np.maximum(paid, 0)
 
-# %% ../../nbs/core/cashflow.ipynb #e058ef3e
+# %% ../../nbs/core/cashflow.ipynb #3ebebb50
 def expected_cash_flows(
     amount: np.ndarray,  # shape (n,), USD lent
     rate: np.ndarray,  # shape (n,), % a year
@@ -98,7 +98,7 @@ def expected_cash_flows(
     flows["fees"] = -assumptions.servicing_fee * (flows["instalments"] + flows["payoffs"])
     return {name: own * amount[:, None] for name, own in flows.items()}
 
-# %% ../../nbs/core/cashflow.ipynb #26382f50
+# %% ../../nbs/core/cashflow.ipynb #514d3f7b
 def total(
     flows: dict[str, np.ndarray],  # as `expected_cash_flows` gives them
 ) -> np.ndarray:  # shape (n, months), USD
@@ -116,26 +116,43 @@ def present_value(
     return (payments * (1 + yearly_rate) ** (-month / 12)).sum(axis=1)
 
 
-_HALVINGS = 60
+_HALVINGS, _STEPS = 20, 4  # of the interval; of Newton's method, each of which doubles the digits
 _RATES = (-0.999, 20.0)  # yearly rates between which a return is looked for
+_AT_ONCE = 512  # loans
 
 
 def annual_return(
     payments: np.ndarray,  # shape (n, months), USD, none negative, the first a month from now
     outlay: np.ndarray,  # shape (n,), USD paid today
 ) -> np.ndarray:  # shape (n,), effective yearly rate, a share; -1 where nothing is paid back
-    "The rate at which payments are worth the outlay (IRR), by halving an interval. Its ends are -99.9 % and 2,000 %."
+    """The rate at which payments are worth the outlay (IRR), from -99.9 % to 2,000 %.
+
+    By halving an interval of a month's discount factor, and Newton's method from there."""
     payments, outlay = np.asarray(payments, dtype=float), np.asarray(outlay, dtype=float)
-    low, high = (np.full(len(outlay), (1 + own) ** (-1 / 12)) for own in _RATES[::-1])  # a month's discount factor
+    parts = [_annual_return(payments[i : i + _AT_ONCE], outlay[i : i + _AT_ONCE]) for i in range(0, len(outlay), _AT_ONCE)]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _annual_return(payments: np.ndarray, outlay: np.ndarray) -> np.ndarray:
+    months = payments.shape[1]
+
+    def powers(factor):
+        return np.cumprod(np.broadcast_to(factor[:, None], (len(factor), months)), axis=1)
+
+    low, high = (np.full(len(outlay), (1 + own) ** (-1 / 12)) for own in _RATES[::-1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        value = np.zeros(len(outlay))
-        for column in payments.T[::-1]:
-            value = (value + column) * middle
-        low, high = np.where(value < outlay, middle, low), np.where(value < outlay, high, middle)
-    return np.where(payments.sum(axis=1) > 0, ((low + high) / 2) ** -12 - 1, -1.0)
+        less = (payments * powers(middle)).sum(axis=1) < outlay
+        low, high = np.where(less, middle, low), np.where(less, high, middle)
+    factor, slopes = (low + high) / 2, payments * np.arange(1, months + 1)
+    for _ in range(_STEPS):
+        own = powers(factor)
+        slope = (slopes * own).sum(axis=1) / factor
+        step = ((payments * own).sum(axis=1) - outlay) / np.where(slope > 0, slope, np.inf)
+        factor = np.clip(factor - step, low, high)
+    return np.where(payments.sum(axis=1) > 0, factor**-12 - 1, -1.0)
 
-# %% ../../nbs/core/cashflow.ipynb #98ae97d6
+# %% ../../nbs/core/cashflow.ipynb #3069780e
 def value_weights(
     rate: np.ndarray,  # shape (u,), % a year
     term: np.ndarray,  # shape (u,), months
@@ -180,7 +197,7 @@ def net_present_value(
         result[own] = amount[own] * (sure[place] + values)
     return result
 
-# %% ../../nbs/core/cashflow.ipynb #c90ccb70
+# %% ../../nbs/core/cashflow.ipynb #25fe0017
 def expected_loss(
     amount: np.ndarray,  # shape (n,), USD lent
     rate: np.ndarray,  # shape (n,), % a year

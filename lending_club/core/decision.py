@@ -18,6 +18,7 @@ from .curves import DEFAULT, MONTHS
 from .encoding import PD_DECIMALS, shown_pd
 from .features import term_months
 from .policy import CENTS, REFER, Policy, Valuer, f1_policy
+from .single import SingleApplication
 
 # %% ../../nbs/core/decision.ipynb #1ce37535
 def shown_curves(
@@ -27,8 +28,12 @@ def shown_curves(
 ) -> np.ndarray:  # shape (n, 60, 2)
     "Curves rounded as PDs are; the one of default ends at the PD."
     shown = shown_pd(cumulative)
-    np.minimum(shown[:, :, DEFAULT], pds[:, None], out=shown[:, :, DEFAULT])
-    shown[np.arange(len(shown)), terms.astype(int) - 1, DEFAULT] = pds
+    default = shown[:, :, DEFAULT]
+    np.minimum(default, pds[:, None], out=default)
+    if len(shown) == 1:
+        default[0, int(terms[0]) - 1] = pds[0]
+    else:
+        default[np.arange(len(shown)), terms.astype(int) - 1] = pds
     return shown
 
 
@@ -37,7 +42,9 @@ def offers_of(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # amount (USD), rate (% a year), term (months), shape (n,) each
     "What the lender offers: the application's loan_amnt, int_rate and term. A missing rate is NaN."
     own = raw.number("loan_amnt"), raw.number("int_rate"), term_months(raw)
-    amount, rate, term = (np.atleast_1d(np.asarray(each, dtype=float)) for each in own)
+    if isinstance(raw, SingleApplication):  # numbers rather than arrays
+        return np.array(own[:1]), np.array(own[1:2]), np.array([own[2] if own[2] <= MONTHS else MONTHS])
+    amount, rate, term = (np.asarray(each, dtype=float) for each in own)
     return amount, rate, np.where(term <= MONTHS, term, MONTHS)
 
 # %% ../../nbs/core/decision.ipynb #c8fc135b
@@ -88,7 +95,7 @@ class Decisions:
     figures: np.ndarray  # shape (n,), what the policy compares with its bar; NaN where it cannot be told
     decisions: list[str]  # `approve`, `refer` or `refuse`
     referred_for: list[list[str]]  # why each is referred; empty where it is not
-    terms: np.ndarray  # shape (n,), months
+    terms: np.ndarray | None  # shape (n,), months; None where nothing needs curves
     cumulative: np.ndarray | None  # shape (n, 60, 2), as they are shown; None where nothing needs them
     money: list[dict | None] | None  # as `money_figures` gives them; None where nobody asks
 
@@ -115,8 +122,9 @@ class Decider:
         money: bool = False,  # whether figures of money are wanted
     ) -> Decisions:
         "The decisions. Raises `ExportError` where curves are needed and the version has none."
-        offers, cumulative = offers_of(raw), None
+        offers = cumulative = None
         if curve or money or self._needs_curves:
+            offers = offers_of(raw)
             pds, cumulative = self._compiled.probabilities_and_cumulative(raw)
             pds = shown_pd(pds)
             cumulative = shown_curves(cumulative, pds, offers[2])
@@ -130,8 +138,8 @@ class Decider:
             for place in np.flatnonzero(is_referred(cumulative[:, HORIZON - 1, DEFAULT], self._band)).tolist():
                 decisions[place] = REFER
                 reasons[place].append(UNCERTAIN)
-        return Decisions(pds, figures, decisions, reasons, offers[2], cumulative,
-                         money_figures(offers, cumulative, self.money) if money else None)  # fmt: skip
+        worth = money_figures(offers, cumulative, self.money) if money else None
+        return Decisions(pds, figures, decisions, reasons, None if offers is None else offers[2], cumulative, worth)
 
     def shown_policy(
         self,

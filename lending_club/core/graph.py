@@ -77,6 +77,9 @@ class Graph:
                 "the graph has no cumulative curves: its version was trained with target = final_status or by an earlier "
                 "release; train and register one with target = time_to_event"
             )
+        if 0 < len(matrix) <= _SLICE:
+            log_odds, cumulative = self._session.run(_CURVE_OUTPUTS, {"X": matrix})
+            return probabilities_from(log_odds), cumulative.astype(np.float64)
         log_odds, cumulative = np.empty(len(matrix), np.float32), np.empty((len(matrix), MONTHS, 2))
         for i in range(0, len(matrix), _SLICE):
             own = slice(i, i + _SLICE)
