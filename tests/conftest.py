@@ -190,6 +190,11 @@ def postgres():
         subprocess.run([pg_ctl, "-D", data, "-m", "immediate", "stop"], **call)
 
 
+def without_pd(answer: dict) -> dict:
+    "An answer without the figures that differ in the last digits where a graph gets more rows at once."
+    return {**answer, "probability_of_default": 0, "policy": {**answer["policy"], "value": 0}}
+
+
 def new_database(server: str, name: str) -> str:
     "A new database on that server, and its URI."
     import psycopg

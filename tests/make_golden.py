@@ -24,6 +24,7 @@ from lending_club.core.hazard_calibration import assemble_timed
 from lending_club.core.hazard_estimators import HazardAverage
 from lending_club.core.hyperparameters import make_net
 from lending_club.core.matrices import fit_preprocessing
+from lending_club.core.policy_fit import fit_policy
 from lending_club.core.preprocess import QuantileNormal
 from lending_club.core.schema import REQUIRED_IN_APPLICATION, pipeline_columns
 from lending_club.core.settings import scratch_settings
@@ -47,7 +48,7 @@ def write_golden(folder: Path):
 
 def _write_golden(folder: Path):
     settings = scratch_settings(target="time_to_event", sample_rows=30_000, train_end=date(2017, 10, 1), val_end=date(2018, 3, 1),
-                                min_coverage=0.002)  # fmt: skip
+                                min_coverage=0.002, policy="return")  # fmt: skip
     clean = load_clean(settings)
     for name in ALL_EQUAL:
         clean.loans[name] = clean.loans[name].where(clean.loans.index % 20 > 0, 1.0)
@@ -63,9 +64,9 @@ def _write_golden(folder: Path):
     inputs = {"columns": list(pipeline_columns()), "required": list(REQUIRED_IN_APPLICATION), "used": used,
               "always_present": always_present(splits.known, used), "ranges": usual_ranges(splits.known, used)}  # fmt: skip
     card = {"package_version": lending_club.__version__, "source": "built-in sample", "threshold": compiled.threshold,
-            "inputs": inputs}  # fmt: skip
+            "inputs": inputs} | fit_policy(settings, clean.payments, splits, pipeline)  # fmt: skip
     folder.mkdir(parents=True)
-    examples = example_answers(compiled)
+    examples = example_answers(compiled, card)
     write_bundle(folder, card, {}, examples, compiled)["reference.json"].unlink()
     applications = [case["application"] for case in examples["examples"][:WITH_CURVES]]
     answers = Scorer.load(folder, "1").score(applications, curve=True)

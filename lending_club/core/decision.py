@@ -109,7 +109,8 @@ class Decider:
         card: dict,  # the version's: `policy`, `money`, `refer_band`; a version without them decides by F1
     ):
         self._compiled = compiled
-        self.policy = Policy(card.get("policy") or f1_policy(compiled.threshold))
+        stated = card.get("policy") or {"name": "f1"}
+        self.policy = Policy(f1_policy(compiled.threshold) if stated["name"] == "f1" else stated)
         self.money = MoneyRules.of(card["money"]) if card.get("money") else None
         self._band = card.get("refer_band")  # as `conformal.fit_sets` gives it
         self._needs_curves = self.policy.needs_curves or self._band is not None

@@ -328,7 +328,9 @@ class Scorer:
     ):
         "Raise `ServingError` unless the version gives its examples the PDs and decisions that they had when it was trained."
         applications = [example["application"] for example in examples]
-        for answers in (self.score(applications), [self.score([one])[0] for one in applications]):  # arrays; the scalar path
+        ways = (self.score, lambda each: [self.score([one])[0] for one in each])  # as arrays; by the scalar path
+        for score in ways:
+            answers = score(applications)
             self._compare(answers, examples, tolerance)
             self._compare_decisions(answers, examples, tolerance)
         if self._compiled.has_curves:
