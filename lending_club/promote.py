@@ -28,6 +28,10 @@ def same_test_loans(
     return "yes" if loans[0] == loans[1] else "no"
 
 
+# what a version is, and what one of an earlier release is that does not say so
+_KINDS = {"target": "unknown", "horizon": "unknown", "inputs": "all", "policy": "f1"}
+
+
 def compare_versions(
     candidate,  # a `ModelVersion`, or None
     champion,  # a `ModelVersion`, or None
@@ -41,7 +45,7 @@ def compare_versions(
         numbers = [name for name in version.tags if name.startswith("test_") and name not in texts]
         metrics = {name.removeprefix("test_"): float(version.tags[name]) for name in numbers}
         plain = {name: version.tags.get(name, "unknown")[:12] for name in texts}
-        kind = {name: version.tags.get(name, "unknown") for name in ("target", "horizon")}
+        kind = {name: version.tags.get(name, otherwise) for name, otherwise in _KINDS.items()}
         created = pd.to_datetime(version.creation_timestamp, unit="ms").strftime("%Y-%m-%d %H:%M")
         threshold = {"threshold": float(version.tags["threshold"])} if "threshold" in version.tags else {}
         return {"version": str(version.version), "registered (UTC)": created, **kind, **metrics, **threshold, **plain}

@@ -6,6 +6,7 @@
 __all__ = ['BatchHistogram', 'Metrics', 'JsonFormatter', 'TextFormatter', 'log_config']
 
 # %% ../../nbs/serving/observability.ipynb #188611b7
+import collections
 import logging
 import numpy as np
 import os
@@ -15,6 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 from pydantic_core import to_json
 from pythonjsonlogger.core import BaseJsonFormatter
+from ..core.policy import APPROVE, REFER, REFUSE
 from ..core.settings import SettingsError
 from .scorer import LABELS
 
@@ -45,7 +47,8 @@ class Metrics:
         own = {"namespace": "lending_club", "registry": self.registry}
         self._requests = Counter("requests", "Requests answered; unknown paths together as other", ["path", "status"], **own)
         self._seconds = Histogram("request_seconds", "From request to the end of its answer", ["path"], buckets=_SECONDS, **own)
-        self._predictions = Counter("predictions", "Decisions", ["label", "model_version"], **own)
+        self._predictions = Counter("predictions", "Applications by what the PD says", ["label", "model_version"], **own)
+        self._decisions = Counter("decisions", "Applications by what the policy says", ["decision", "model_version"], **own)
         self._probabilities = BatchHistogram(
             "probability_of_default", "PDs answered; watch it for drift", ["model_version"], buckets=_PROBABILITIES, **own
         )
@@ -74,11 +77,15 @@ class Metrics:
         children = self._children.get(version)
         if children is None:
             labels = [self._predictions.labels(label, version) for label in LABELS]
-            children = self._children[version] = *labels, self._probabilities.labels(version)
+            decisions = {decision: self._decisions.labels(decision, version) for decision in (APPROVE, REFER, REFUSE)}
+            children = self._children[version] = *labels, self._probabilities.labels(version), decisions
         if len(answers) == 1:
             children[answers[0]["prediction"]].inc()
             children[2].observe(answers[0]["probability_of_default"])
+            children[3][answers[0]["decision"]].inc()
             return
+        for decision, count in collections.Counter(answer["decision"] for answer in answers).items():
+            children[3][decision].inc(count)
         bad = sum(answer["prediction"] for answer in answers)
         for child, count in zip(children[:2], (len(answers) - bad, bad), strict=True):
             if count:
