@@ -3,8 +3,8 @@
     python benchmarks/policies.py        # five minutes on two cores
 
 Two versions of the same fit, one with each policy, are served by a process each. Blocks of requests go to one and to the other in
-turns; the figure is the throughput of `return` as a share of that of `f1`, by the median time of a request in each block. Writes
-policies.json.
+turns over one keep-alive connection; the figure is the requests a second under `return` as a share of those under `f1`, by the
+median time of a request in each block. Writes policies.json.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main():
             shares = [f1 / own for f1, own in pairs]
             result[way] = {
                 "milliseconds": {policy: round(statistics.median(own[1:]), 3) for policy, own in times.items()},
-                "throughput under return, share of f1": round(statistics.median(shares), 3),
+                "requests a second under return, share of f1": round(statistics.median(shares), 3),
                 "quartiles": [round(value, 3) for value in statistics.quantiles(shares)],
             }  # fmt: skip
     result["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}

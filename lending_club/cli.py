@@ -36,6 +36,7 @@ _RUN_OPTIONS = {
     "funding-cost": "funding_cost",
     "hurdle-rate": "hurdle_rate",
     "refer-band": "refer_band",
+    "refer-level": "refer_level",
     "backtest-as-of": "backtest_as_of",
     "seed": "seed",
     "experiment": "experiment",

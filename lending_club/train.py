@@ -262,11 +262,11 @@ def evaluate_band(
     splits: TimedSplits,
     pipeline: Pipeline,  # of the run
     settings: Settings,
-) -> dict[str, pd.DataFrame]:  # as `refer_band.band_report` gives it
-    "Coverage and referrals of the refer band on the test loans."
+) -> tuple[dict, dict[str, pd.DataFrame]]:  # as `conformal.fit_sets` and as `refer_band.band_report` give them
+    "The refer band, and its coverage and referrals on the test loans. Raises `ReferBandError`."
     table, _ = fit_refer_band(splits, pipeline, settings)
     p12 = pipeline.predict_cumulative(splits.test)[:, table["horizon"] - 1, 0]
-    return band_report(splits.test, splits.snapshot, p12, table)
+    return table, band_report(splits.test, splits.snapshot, p12, table)
 
 # %% ../nbs/04_train.ipynb #6b75271d
 @dataclass(frozen=True)
@@ -318,6 +318,7 @@ def register_run(
     client = connect(settings)
     fitted, facts = load_fitted(settings, client, run_id)
     own = {name: read_setting(name, value, f"the record of run {run_id}") for name, value in facts["settings"].items()}
+    own.setdefault("inputs", fitted["features"].inputs)  # a run of an earlier release says nothing of it
     settings = dataclasses.replace(settings, **own)
     clean = load_clean(settings)
     if clean.data_hash != facts["data_hash"]:
@@ -343,7 +344,7 @@ def _evaluate_and_register(
     walk = walk_forward(settings, clean, parameters) if settings.walk_forward_quarters else None
     plan = plan_backtest(settings.backtest_as_of, splits, clean.payments)
     tested = backtest(settings, clean, plan, pipeline)
-    band = {} if settings.refer_band == "off" else evaluate_band(splits, pipeline, settings)
+    band_table, band = (None, {}) if settings.refer_band == "off" else evaluate_band(splits, pipeline, settings)
     learnt = splits
     if settings.fit_through == "snapshot":
         learnt, pipeline = fit_through_snapshot(splits, fitted, settings)
@@ -351,7 +352,7 @@ def _evaluate_and_register(
     agreement = check_compiled(compiled, pipeline, _checked_loans(learnt))
     card = model_card(settings, clean, splits, pipeline, parameters, origin, metrics, learnt) | {"compiled": agreement}
     card |= fit_policy(settings, clean.payments, learnt, pipeline)
-    card["refer_band"] = None if settings.refer_band == "off" else fit_refer_band(learnt, pipeline, settings)[0]
+    card["refer_band"] = band_table if learnt is splits or not band else fit_refer_band(learnt, pipeline, settings)[0]
     money = {} if tested is None else backtest_tables(tested, settings.policy)
     card["backtest"] = {"none": plan.why} if tested is None else backtest_summary(tested, money)
     log_training(card, fitted[-1], splits, metrics)

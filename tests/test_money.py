@@ -1,10 +1,11 @@
 """Cash flows against closed forms on loans made by hand, and against loans drawn from the same hazards."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from lending_club.core.backtest import Backtest, policy_results
 from lending_club.core.cashflow import (
-    ARREARS,
     LAST_PAID,
     Assumptions,
     CashFlowError,
@@ -16,7 +17,8 @@ from lending_club.core.cashflow import (
     present_value,
     total,
 )
-from lending_club.core.curves import MONTHS, given_age
+from lending_club.core.curves import ARREARS, MONTHS, given_age
+from lending_club.core.realised import Realised
 
 TOLERANCE = 1e-6
 
@@ -73,32 +75,48 @@ def last_instalment(term: int, charged_off: int) -> int:
     return max(charged_off - ARREARS, 0) if charged_off < term else term - LAST_PAID
 
 
-@pytest.mark.parametrize("name", BY_HAND)
-@pytest.mark.parametrize("yearly", [0.0, 0.06, 0.3])
-def test_value_and_return_of_ten_loans_made_by_hand(name, yearly):
+def worth_by_hand(name: str, yearly: float) -> float:
+    "Present value of what one of the ten loans pays, by closed forms."
     amount, rate, term, charged_off, paid_off, recovery, lag, fee = BY_HAND[name]
-    loan = {"amount": np.array([amount]), "rate": np.array([rate]), "term": np.array([term])}
-    own, curves = Assumptions(recovery, lag, fee), certain(charged_off, paid_off)
     monthly, instalment = (1 + yearly) ** (1 / 12) - 1, instalment_of(amount, rate, term)
     if charged_off:
         paid = last_instalment(term, charged_off)
         back = recovery * owed_after(amount, rate, term, paid) * (1 + monthly) ** -(charged_off + lag)
-        worth = (1 - fee) * annuity_value(instalment, paid, monthly) + back
-    elif paid_off:
+        return (1 - fee) * annuity_value(instalment, paid, monthly) + back
+    if paid_off:
         last = owed_after(amount, rate, term, paid_off - 1) * (1 + rate / 1200) * (1 + monthly) ** -paid_off
-        worth = (1 - fee) * (annuity_value(instalment, paid_off - 1, monthly) + last)
-    else:
-        worth = (1 - fee) * annuity_value(instalment, term, monthly)
+        return (1 - fee) * (annuity_value(instalment, paid_off - 1, monthly) + last)
+    return (1 - fee) * annuity_value(instalment, term, monthly)
+
+
+def loan_by_hand(name: str) -> tuple[dict, np.ndarray, Assumptions]:
+    amount, rate, term, charged_off, paid_off, recovery, lag, fee = BY_HAND[name]
+    loan = {"amount": np.array([amount]), "rate": np.array([rate]), "term": np.array([term])}
+    return loan, certain(charged_off, paid_off), Assumptions(recovery, lag, fee)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("yearly", [0.0, 0.06, 0.3])
+def test_value_of_ten_loans_made_by_hand(name, yearly):
+    loan, curves, own = loan_by_hand(name)
+    worth = worth_by_hand(name, yearly)
     value = net_present_value(**loan, cumulative=curves, yearly_rate=yearly, assumptions=own)[0]
-    assert value == pytest.approx(worth - amount, abs=TOLERANCE)
+    assert value == pytest.approx(worth - loan["amount"][0], abs=TOLERANCE)
     payments = total(expected_cash_flows(**loan, cumulative=curves, assumptions=own))
     assert present_value(payments, yearly)[0] == pytest.approx(worth, abs=TOLERANCE)
-    found = annual_return(payments, loan["amount"])[0]
-    if not charged_off and not fee:
-        assert found == pytest.approx((1 + rate / 1200) ** 12 - 1, abs=TOLERANCE)  # a loan that is paid earns its own rate
-    if name == "charged off without recovery or interest":
-        assert payments.sum() == pytest.approx(6_000 * 13 / 36, abs=TOLERANCE)
-    if name == "never paid":  # a single payment: its return is known
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_annual_return_of_ten_loans_made_by_hand(name):
+    "At the return that is found the closed form is worth what was lent; a loan that is paid earns its own rate."
+    loan, curves, own = loan_by_hand(name)
+    found = annual_return(total(expected_cash_flows(**loan, cumulative=curves, assumptions=own)), loan["amount"])[0]
+    assert worth_by_hand(name, found) == pytest.approx(loan["amount"][0], rel=TOLERANCE)
+    closer, further = worth_by_hand(name, found - 1e-5), worth_by_hand(name, found + 1e-5)
+    assert further < loan["amount"][0] < closer
+    if not BY_HAND[name][3] and not own.servicing_fee:
+        assert found == pytest.approx((1 + loan["rate"][0] / 1200) ** 12 - 1, abs=TOLERANCE)
+    if name == "never paid":  # a single payment, 11 months later
         assert found == pytest.approx(0.2 ** (12 / 11) - 1, abs=TOLERANCE)
 
 
@@ -202,3 +220,33 @@ def test_balances_fall_to_zero():
     owed = balance([0.0, 12.0, 30.0], [36, 36, 60])
     assert (np.diff(owed) <= 1e-15).all() and (owed[:, 0] == 1).all() and (owed[:, -1] == 0).all()
     assert owed[1, 12] == pytest.approx(owed_after(1.0, 12.0, 36, 12))
+
+
+def test_policies_of_three_loans_by_hand():
+    "Profit, gain and NPV of a backtest whose payments are known: one paid, one charged off, one repaid in a month."
+    realised = Realised(
+        lent=np.array([1_000.0, 1_000.0, 500.0]), instalments=np.array([100.0, 50.0, 0.0]), last=np.array([100.0, 50.0, 510.0]),
+        months=np.array([12.0, 4.0, 1.0]), recovered=np.array([0.0, 80.0, 0.0]), recovery_month=np.array([1, 21, 1]),
+    )  # fmt: skip
+    test = pd.DataFrame({"default": [0.0, 1.0, 0.0], "sub_grade": ["A1", "B1", "C1"], "grade": ["A", "B", "C"],
+                         "term": " 36 months"})  # fmt: skip
+    own = {"funding_cost": 0.12, "hurdle_rate": 0.2}
+    some = np.array([True, False, True])
+    backtest = Backtest(None, test, 0, False, own, {}, np.array([0.1, 0.2, 0.3]), np.array([50.0, -9.0, 5.0]),
+                        np.array([60.0, -8.0, 6.0]), {"f1": some}, realised)  # fmt: skip
+    found = policy_results(backtest)
+
+    def worth(yearly: float) -> list[float]:
+        v = (1 + yearly) ** (-1 / 12)
+        second = sum(50 * v**m for m in range(1, 5)) + 80 * v**21 - 1_000
+        return [sum(100 * v**m for m in range(1, 13)) - 1_000, second, 510 * v - 500]
+
+    assert realised.profit.tolist() == pytest.approx([200.0, -720.0, 10.0])
+    first, second, third = worth(0.12)
+    assert found.loc["f1", "profit"] == pytest.approx(first + third) and found.loc["f1", "gain"] == pytest.approx(-second)
+    assert found.loc["approve all", "profit"] == pytest.approx(first + second + third)
+    assert found.loc["f1", "npv"] == pytest.approx(worth(0.2)[0] + worth(0.2)[2])
+    assert found.loc["f1", "expected"] == 55.0 and found.loc["f1", "bad_rate"] == 0.0
+    assert found.loc["sub-grade, as many as f1", "bad_rate"] == 0.5
+    rate = found.loc["f1", "annual_return"]
+    assert worth(rate)[0] + worth(rate)[2] == pytest.approx(0, abs=1e-6)

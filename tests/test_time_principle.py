@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from lending_club.clean import clean_loans, temporal_split
+from lending_club.core.curves import ARREARS
 from lending_club.core.data import read_loans
 from lending_club.core.evaluation import charge_off_timing, ended_parts
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.matrices import fit_preprocessing
 from lending_club.core.months import month_text, parse_month
-from lending_club.core.outcomes import ARREARS, CHARGED_OFF, DEFAULT, FULLY_PAID, RUNNING_STATUSES, target
+from lending_club.core.outcomes import CHARGED_OFF, DEFAULT, FULLY_PAID, RUNNING_STATUSES, target
 from lending_club.core.sample import draw
 from lending_club.core.schema import COLUMNS
 from lending_club.core.settings import scratch_settings

@@ -84,8 +84,10 @@ def example_answers(
     found = Decider(compiled, card or {}).decide(read_applications(applications))
     examples = [
         {"application": application, "probability_of_default": pd, "prediction": int(pd >= compiled.threshold),
-         "decision": decision, "figure": figure if figure == figure else None}
-        for application, pd, decision, figure in zip(applications, pds, found.decisions, found.figures.tolist(), strict=True)
+         "decision": decision, "figure": figure if figure == figure else None, "referred_for": reasons}
+        for application, pd, decision, figure, reasons in zip(
+            applications, pds, found.decisions, found.figures.tolist(), found.referred_for, strict=True
+        )
     ]  # fmt: skip
     return {
         "format": 1,

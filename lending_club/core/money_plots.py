@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['plot_approval', 'plot_money_deciles', 'committee_table', 'backtest_figures', 'plot_cash_flow']
 
-# %% ../../nbs/core/money_plots.ipynb #787a2774
+# %% ../../nbs/core/money_plots.ipynb #12669ba1
 import numpy as np
 import pandas as pd
 from .plots import ACCENT, INK, MUTED
 
-# %% ../../nbs/core/money_plots.ipynb #4c9251e6
+# %% ../../nbs/core/money_plots.ipynb #f6023d31
 _STYLES = {"expected return": (INK, "-"), "PD": (ACCENT, "--"), "sub-grade": ("black", ":")}
 _MARKS = {"f1": "o", "cost": "v", "approval_rate": "s", "profit": "D", "return": "^", "approve all": "X"}
 
@@ -37,7 +37,7 @@ def plot_approval(
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
-# %% ../../nbs/core/money_plots.ipynb #703b4770
+# %% ../../nbs/core/money_plots.ipynb #ca93356a
 def plot_money_deciles(
     deciles: pd.DataFrame,  # as `backtest.money_by_decile` gives them
     terms: pd.DataFrame | None = None,  # as `backtest.money_by_term` gives them
@@ -63,7 +63,7 @@ def plot_money_deciles(
     figure.suptitle(title)
     return figure
 
-# %% ../../nbs/core/money_plots.ipynb #69e75a78
+# %% ../../nbs/core/money_plots.ipynb #b067b81e
 _MILLIONS = ("lent", "expected", "profit", "profit_lower", "profit_upper", "gain", "gain_lower", "gain_upper", "npv",
              "npv_lower", "npv_upper")
 _SHARES = ("approval_rate", "annual_return", "annual_return_lower", "annual_return_upper", "bad_rate")
@@ -97,7 +97,7 @@ def backtest_figures(
     return {"approval": plot_approval(tables["approval_curves"], tables["policies"], _title(summary)),
             "deciles": plot_money_deciles(tables["deciles"], tables["terms"], _title(summary))}  # fmt: skip
 
-# %% ../../nbs/core/money_plots.ipynb #8be0b368
+# %% ../../nbs/core/money_plots.ipynb #dc04a53c
 def plot_cash_flow(
     flows: dict[str, np.ndarray],  # as `cashflow.expected_cash_flows` gives them, of one loan
     title: str = "",

@@ -6,7 +6,7 @@
 __all__ = ['APPROVE', 'REFER', 'REFUSE', 'PD_POLICIES', 'MONEY_POLICIES', 'CENTS', 'PolicyError', 'f1_policy', 'cost_bar',
            'approval_bar', 'policy_table', 'check_policy', 'Valuer', 'Policy']
 
-# %% ../../nbs/core/policy.ipynb #27e4ac08
+# %% ../../nbs/core/policy.ipynb #6b711c84
 import math
 import numpy as np
 
@@ -16,7 +16,7 @@ from .cashflow import Assumptions, net_present_value, value_weights
 from .encoding import PD_DECIMALS
 from .text import LendingClubError
 
-# %% ../../nbs/core/policy.ipynb #bef19c7f
+# %% ../../nbs/core/policy.ipynb #ee2d957e
 APPROVE, REFER, REFUSE = "approve", "refer", "refuse"
 PD_POLICIES, MONEY_POLICIES = ("f1", "cost", "approval_rate"), ("profit", "return")
 CENTS = 2  # decimals of money as it is shown
@@ -78,7 +78,7 @@ def check_policy(
             "and target = time_to_event, or set policy = f1, cost or approval_rate"
         )
 
-# %% ../../nbs/core/policy.ipynb #34f446a2
+# %% ../../nbs/core/policy.ipynb #d0491aea
 _KEPT = 4_096  # offers whose weights are kept
 
 
@@ -126,7 +126,7 @@ class Valuer:
             result[known] = net_present_value(*own, cumulative[known], self.yearly_rate, self.assumptions)
         return result
 
-# %% ../../nbs/core/policy.ipynb #317beb84
+# %% ../../nbs/core/policy.ipynb #534d9ab8
 class Policy:
     "A figure for each application, and what it decides."
 
@@ -148,7 +148,7 @@ class Policy:
         cumulative: np.ndarray | None = None,  # shape (n, 60, 2), as they are shown; for a policy of money
     ) -> np.ndarray:  # shape (n,); NaN where it cannot be told
         "What the policy compares with its bar, as it is shown."
-        return self._value(offers, cumulative).round(CENTS) if self.needs_curves else pds
+        return self._value(offers, cumulative).round(CENTS) + 0.0 if self.needs_curves else pds
 
     def decide(
         self,

@@ -5,24 +5,24 @@
 # %% auto #0
 __all__ = ['fit_money', 'fit_policy']
 
-# %% ../../nbs/core/policy_fit.ipynb #b4afa444
+# %% ../../nbs/core/policy_fit.ipynb #9db93a30
 import numpy as np
 import pandas as pd
 from dataclasses import asdict
 from sklearn.pipeline import Pipeline
 from .cashflow import Assumptions
 from .encoding import shown_pd
-from .payments import fit_recoveries
 from .policy import policy_table
+from .realised import fit_recoveries
 from .settings import Settings
 from .timed_splits import TimedSplits
 
-# %% ../../nbs/core/policy_fit.ipynb #d5333769
+# %% ../../nbs/core/policy_fit.ipynb #aeef7035
 def fit_money(
     settings: Settings,  # lag, fee and costs
     payments: pd.DataFrame | None,  # as `payments.payments_of` gives it, on the index of the cleaned loans
     splits: TimedSplits,  # what was known
-) -> dict:  # for JSON: `assumptions`, `funding_cost`, `hurdle_rate`, and where the share recovered comes from
+) -> dict:  # for JSON: `assumptions`, `funding_cost`, `hurdle_rate`, and where the recovery rate comes from
     "What a version computes money by."
     known = None if payments is None else payments.loc[splits.known.index]
     found = fit_recoveries(known, splits.known, splits.val_end, settings.recovery_months, settings.recovery_rate)

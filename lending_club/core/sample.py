@@ -19,11 +19,12 @@ from functools import cache
 from pathlib import Path
 from scipy.special import ndtr
 from tqdm import tqdm
+from .curves import ARREARS
 from .data import DataError
 from .features import annuity, joint_or_own
 from .files import atomic_path
 from .months import month_text
-from .outcomes import ARREARS, CHARGED_OFF, DEFAULT, FULLY_PAID, OUTSIDE_POLICY, RUNNING_STATUSES
+from .outcomes import CHARGED_OFF, DEFAULT, FULLY_PAID, OUTSIDE_POLICY, RUNNING_STATUSES
 from .parsing import parse_sub_grade
 from .schema import COLUMNS
 from .sources import package_folder

@@ -13,7 +13,8 @@ from .applications import RawColumns
 from .data import DataError
 from .features import is_joint
 from .months import parse_month
-from .outcomes import ARREARS, target
+from .curves import ARREARS
+from .outcomes import target
 from .parsing import parse_sub_grade, parse_term
 from lending_club.core.sample import (
     CATEGORIES,

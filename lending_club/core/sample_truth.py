@@ -7,8 +7,8 @@ __all__ = ['true_cumulative']
 
 # %% ../../nbs/core/sample_truth.ipynb #e0d7418c
 import numpy as np
+from .curves import ARREARS
 from .data import DataError
-from .outcomes import ARREARS
 from .sample import cumulative_incidence_at, load_tables
 
 # %% ../../nbs/core/sample_truth.ipynb #3b8ad175

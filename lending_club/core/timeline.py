@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from datetime import date
 from .containers import DataError
 from .months import month_dates, month_text, parse_month
-from .outcomes import ARREARS, target
+from .curves import ARREARS
+from .outcomes import target
 from .parsing import parse_term
 
 # %% ../../nbs/core/timeline.ipynb #d48cb2e9

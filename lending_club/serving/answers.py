@@ -36,7 +36,7 @@ class Money(BaseModel):
 
     expected_profit: float = Field(description="net present value at the funding cost: what is left once the funding is paid")
     net_present_value: float = Field(description="at the hurdle rate")
-    annual_return: float = Field(description="expected yearly return (IRR), a share")
+    annual_return: float = Field(description="expected annual return (IRR), a share")
     expected_loss_12_months: float = Field(description="expected loss by charge-offs of the first 12 months, not discounted")
     expected_loss: float = Field(description="expected loss by charge-offs over the term, not discounted")
 
@@ -49,12 +49,12 @@ class Decision(BaseModel):
     label: str = Field(description="`Good Loan` or `Bad Loan`")
     probability_of_default: float = Field(description="probability of default (PD) over the loan's term")
     threshold: float = Field(description="PD from which on a loan counts as bad")
-    decision: str = Field(description="`approve`, `refer` (a person shall decide) or `refuse`, by the version's policy")
+    decision: str = Field(description="`approve`, `refer` (manual review) or `refuse`, by the version's policy")
     policy: PolicyFigure
     model_version: str = Field(description="version of the registered model that answered")
     imputed: list[str] = Field(description="fields that are missing though practically every training loan had them")
     unusual: list[str] | None = Field(None, description="fields outside the range of nearly all training loans, if any")
-    referred_for: list[str] | None = Field(None, description="why a person shall decide, where the decision is `refer`")
+    referred_for: list[str] | None = Field(None, description="why it needs manual review, where the decision is `refer`")
     inconsistent: list[Contradiction] | None = Field(None, description="what contradicts itself in the application, if anything")
     id: int | str | None = Field(None, description="the application's own, if it was sent")
     money: Money | None = Field(None, description="with `money=true`: expected money; null without an offered rate")

@@ -48,7 +48,7 @@ class Metrics:
         self._requests = Counter("requests", "Requests answered; unknown paths together as other", ["path", "status"], **own)
         self._seconds = Histogram("request_seconds", "From request to the end of its answer", ["path"], buckets=_SECONDS, **own)
         self._predictions = Counter("predictions", "Applications by what the PD says", ["label", "model_version"], **own)
-        self._decisions = Counter("decisions", "Applications by what the policy says", ["decision", "model_version"], **own)
+        self._decisions = Counter("decisions", "Applications by decision", ["decision", "model_version"], **own)
         self._probabilities = BatchHistogram(
             "probability_of_default", "PDs answered; watch it for drift", ["model_version"], buckets=_PROBABILITIES, **own
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..core.applications import ROWS, ApplicationTable, read_applications
 from ..core.compiled import CompiledModel, ExportError
 from ..core.curves import DEFAULT, PAYOFF
-from ..core.decision import Decider
+from ..core.decision import UNCERTAIN, Decider
 from ..core.encoding import feature_code
 from ..core.months import month_today
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
@@ -127,6 +127,10 @@ def decides_otherwise(
     "Whether a decision differs from the stored one by more than a difference of PDs explains."
     if "figure" not in example:
         return False
+    pair = {answer["decision"], example["decision"]}
+    by_band = UNCERTAIN in (*answer.get("referred_for", ()), *example.get("referred_for", ()))
+    if by_band and len(pair) > 1 and "refer" in pair:
+        return False  # a PD at the end of the refer band
     then, now, bar = example["figure"], answer["policy"]["value"], answer["policy"]["bar"]
     if then is None or now is None:
         return then is not now or answer["decision"] != example["decision"]
@@ -392,7 +396,7 @@ class Scorer:
 
 def _add_curves(
     answers: Sequence[dict],  # changed
-    found,  # `Decisions` with curves
+    found,  # `DecidedApplications` with curves
 ):
     "Add each loan's curves, up to its term."
     for answer, own, months in zip(answers, found.cumulative, found.terms.astype(int).tolist(), strict=True):
