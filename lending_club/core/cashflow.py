@@ -6,7 +6,7 @@
 __all__ = ['LAST_PAID', 'USUAL', 'CashFlowError', 'Assumptions', 'balance', 'expected_cash_flows', 'total', 'present_value',
            'annual_return', 'value_weights', 'net_present_value', 'expected_loss']
 
-# %% ../../nbs/core/cashflow.ipynb #518a3fc3
+# %% ../../nbs/core/cashflow.ipynb #f0f5b1f9
 import numpy as np
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .curves import ARREARS, DEFAULT, MONTHS, PAYOFF, monthly
 from .features import annuity
 from .text import LendingClubError
 
-# %% ../../nbs/core/cashflow.ipynb #9b7f6dbb
+# %% ../../nbs/core/cashflow.ipynb #c934fa31
 LAST_PAID = 2  # months before the end of the term, of loans charged off in its last month or later
 
 
@@ -34,7 +34,7 @@ class Assumptions:
 
 USUAL = Assumptions()
 
-# %% ../../nbs/core/cashflow.ipynb #58750be6
+# %% ../../nbs/core/cashflow.ipynb #49028b1f
 def balance(
     rate: np.ndarray,  # shape (n,), % a year
     term: np.ndarray,  # shape (n,), months
@@ -47,7 +47,7 @@ def balance(
         owed = -np.expm1((paid - term) * growth) / -np.expm1(-term * growth)
     return np.where(monthly_rate > 0, owed, 1 - paid / term) + 0.0  # no -0
 
-# %% ../../nbs/core/cashflow.ipynb #0396dd28
+# %% ../../nbs/core/cashflow.ipynb #22848058
 def _checked(amount, rate, term, cumulative) -> tuple[np.ndarray, ...]:
     "Amounts, rates and terms as floats of shape (n,), and each month's probabilities, shape (n, 60, 2). Raises `CashFlowError`."
     ends = monthly(cumulative)
@@ -72,7 +72,7 @@ def _last_paid(
     paid = np.where(month < term[:, None], month - ARREARS, term[:, None] - LAST_PAID)
     return np.maximum(paid, 0)
 
-# %% ../../nbs/core/cashflow.ipynb #03bec674
+# %% ../../nbs/core/cashflow.ipynb #08cf48b8
 def expected_cash_flows(
     amount: np.ndarray,  # shape (n,), USD lent
     rate: np.ndarray,  # shape (n,), % a year
@@ -97,7 +97,7 @@ def expected_cash_flows(
     flows["fees"] = -assumptions.servicing_fee * (flows["instalments"] + flows["payoffs"])
     return {name: own * amount[:, None] for name, own in flows.items()}
 
-# %% ../../nbs/core/cashflow.ipynb #3137ac2f
+# %% ../../nbs/core/cashflow.ipynb #2ad43869
 def total(
     flows: dict[str, np.ndarray],  # as `expected_cash_flows` gives them
 ) -> np.ndarray:  # shape (n, months), USD
@@ -151,7 +151,7 @@ def _annual_return(payments: np.ndarray, outlay: np.ndarray) -> np.ndarray:
         factor = np.clip(factor - step, low, high)
     return np.where(payments.sum(axis=1) > 0, factor**-12 - 1, -1.0)
 
-# %% ../../nbs/core/cashflow.ipynb #15a53f8e
+# %% ../../nbs/core/cashflow.ipynb #d712b864
 def value_weights(
     rate: np.ndarray,  # shape (u,), % a year
     term: np.ndarray,  # shape (u,), months
@@ -196,7 +196,7 @@ def net_present_value(
         result[own] = amount[own] * (sure[place] + values)
     return result
 
-# %% ../../nbs/core/cashflow.ipynb #e93e3cd8
+# %% ../../nbs/core/cashflow.ipynb #a04012ff
 def expected_loss(
     amount: np.ndarray,  # shape (n,), USD lent
     rate: np.ndarray,  # shape (n,), % a year
