@@ -8,21 +8,19 @@ median time of a request in each block. Writes policies.json.
 """
 
 import argparse
-import http.client
 import json
 import os
 import platform
 import statistics
 import sys
 import tempfile
-import time
 from contextlib import ExitStack, chdir
 from dataclasses import replace
 from pathlib import Path
 
 os.environ["TQDM_DISABLE"] = "1"
 
-from servers import free_port, process, wait_for
+from servers import free_port, milliseconds, process, wait_for
 
 from lending_club.core.applications import as_applications
 from lending_club.core.settings import load_settings
@@ -33,20 +31,6 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SETTINGS = "[lending_club]\nsample_rows = 12000\nepochs = 3\nbacktest_as_of = off\npolicy = {policy}\n"
 SERVE = "import sys; from lending_club.cli import main; sys.exit(main(['serve', '--port', '{port}']))"
 POLICIES = ("f1", "return")
-
-
-def milliseconds(port: int, path: str, bodies: list[bytes], count: int) -> float:
-    "Median time of a block of requests over one connection."
-    connection, times = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
-    for i in range(count):
-        start = time.perf_counter()
-        connection.request("POST", path, bodies[i % len(bodies)], {"content-type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        times.append(1e3 * (time.perf_counter() - start))
-        assert answer.status == 200, answer.status
-    connection.close()
-    return statistics.median(times)
 
 
 def serve(stack: ExitStack, folder: str, policy: str) -> tuple[int, list[dict]]:
@@ -84,7 +68,7 @@ def main():
             times: dict = {policy: [] for policy in POLICIES}
             for block in range(options.blocks + 1):
                 for policy in POLICIES if block % 2 else POLICIES[::-1]:
-                    times[policy].append(milliseconds(ports[policy], path, bodies, count))
+                    times[policy].append(statistics.median(milliseconds(ports[policy], path, bodies, count)))
             pairs = list(zip(times["f1"], times["return"], strict=True))[1:]  # the first block does not count
             shares = [f1 / own for f1, own in pairs]
             result[way] = {

@@ -1,5 +1,6 @@
 """Servers that the benchmarks start: on free ports of the loopback, waited for, and ended by their own id."""
 
+import http.client
 import os
 import signal
 import socket
@@ -34,6 +35,20 @@ def wait_for(url: str, started: subprocess.Popen, log: Path, seconds: float = 12
         if started.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{url} did not answer within {seconds} s:\n{log.read_text()[-3000:]}")
         time.sleep(pause)
+
+
+def milliseconds(port: int, path: str, bodies: list[bytes], count: int) -> list[float]:
+    "How long each of a block of requests took, over one keep-alive connection."
+    connection, times = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
+    for i in range(count):
+        start = time.perf_counter()
+        connection.request("POST", path, bodies[i % len(bodies)], {"content-type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        times.append(1e3 * (time.perf_counter() - start))
+        assert answer.status == 200, answer.status
+    connection.close()
+    return times
 
 
 @contextmanager

@@ -8,21 +8,19 @@ of requests. A request for the curves stands beside them. Medians count. Writes 
 """
 
 import argparse
-import http.client
 import json
 import os
 import platform
 import statistics
 import sys
 import tempfile
-import time
 from contextlib import ExitStack, chdir
 from dataclasses import replace
 from pathlib import Path
 
 os.environ["TQDM_DISABLE"] = "1"
 
-from servers import free_port, process, wait_for
+from servers import free_port, milliseconds, process, wait_for
 
 from lending_club.clean import load_clean, split_loans
 from lending_club.core.applications import as_applications
@@ -72,20 +70,6 @@ def epochs(options) -> dict:
     }
 
 
-def milliseconds(port: int, path: str, bodies: list[bytes]) -> list[float]:
-    "How long each of a block of requests took, over one connection."
-    connection, times = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
-    for i in range(BLOCK):
-        start = time.perf_counter()
-        connection.request("POST", path, bodies[i % len(bodies)], {"content-type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        times.append(1e3 * (time.perf_counter() - start))
-        assert answer.status == 200, answer.status
-    connection.close()
-    return times
-
-
 def requests(options) -> dict:
     "Milliseconds of a request by target, and the ratio in each block."
     with tempfile.TemporaryDirectory(prefix="lending-club-targets-") as folder, ExitStack() as stack:
@@ -108,11 +92,11 @@ def requests(options) -> dict:
         ways = {target: (ports[target], "/predict") for target in TARGETS}
         ways["time_to_event, with curves"] = (ports["time_to_event"], "/predict?curve=true")
         for port, path in ways.values():
-            milliseconds(port, path, bodies)  # does not count
+            milliseconds(port, path, bodies, BLOCK)  # does not count
         times: dict = {way: [] for way in ways}
         for _ in range(options.blocks):
             for way, (port, path) in ways.items():
-                times[way].append(statistics.median(milliseconds(port, path, bodies)))
+                times[way].append(statistics.median(milliseconds(port, path, bodies, BLOCK)))
     ratios = [timed / final for final, timed in zip(times["final_status"], times["time_to_event"], strict=True)]
     return {
         "milliseconds of /predict": {way: round(statistics.median(own), 3) for way, own in times.items()},

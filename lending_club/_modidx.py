@@ -116,6 +116,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'lending_club/core/backtest.py'),
                                             'lending_club.core.backtest.policy_results': ( 'core/backtest.html#policy_results',
                                                                                            'lending_club/core/backtest.py'),
+                                            'lending_club.core.backtest.ranked': ( 'core/backtest.html#ranked',
+                                                                                   'lending_club/core/backtest.py'),
                                             'lending_club.core.backtest.rankings': ( 'core/backtest.html#rankings',
                                                                                      'lending_club/core/backtest.py'),
                                             'lending_club.core.backtest.resampled_sums': ( 'core/backtest.html#resampled_sums',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'TESTED', 'LEAST_CHARGE_OFFS', 'MOST_UNKNOWN', 'ALL', 'RESAMPLES', 'BacktestError', 'Plan', 'is_known',
-           'plan_backtest', 'has_money', 'Backtest', 'decide_as_of', 'resampled_sums', 'top', 'rankings', 'choices',
-           'policy_results', 'money_by_decile', 'money_by_term', 'approval_curves', 'backtest_tables',
+           'plan_backtest', 'has_money', 'Backtest', 'decide_as_of', 'resampled_sums', 'ranked', 'top', 'rankings',
+           'choices', 'policy_results', 'money_by_decile', 'money_by_term', 'approval_curves', 'backtest_tables',
            'backtest_summary']
 
 # %% ../../nbs/core/backtest.ipynb #d7524f4a
@@ -22,8 +22,8 @@ from .encoding import shown_pd
 from .horizons import TERM, is_observed, observed_months
 from .parsing import parse_sub_grade, parse_term
 from .payments import PaymentsError, check_payments
-from .policy import MONEY_POLICIES, PD_POLICIES, Policy
-from .policy_fit import fit_money, fit_policy
+from .policy import MONEY_POLICIES, PD_POLICIES, Policy, policy_table
+from .policy_fit import fit_money
 from .realised import Realised, realised
 from .settings import Settings
 from .text import LendingClubError
@@ -72,11 +72,17 @@ def _plan_at(day: pd.Timestamp, splits: TimedSplits) -> Plan:
     known = splits.loans[splits.loans["issue_month"] < day + pd.DateOffset(months=TESTED)]
     first = splits.loans["issue_month"].min()
     if first >= day:
-        raise SplitError(f"no terms have passed of loans that were issued long enough after the first ones, of {first:%Y-%m}")
+        raise SplitError(
+            f"the first loans were issued in {first:%Y-%m}, and there are no {TESTED} months of later loans whose terms have all "
+            "passed: use a file of a later snapshot, or one that reaches further back"
+        )
     gap = splits.val_end.to_period("M").ordinal - splits.train_end.to_period("M").ordinal
     own = timed_split(known, day - pd.DateOffset(months=gap), day, splits.snapshot)
     if (charge_offs := int((own.refit["event"] == CHARGE_OFF).sum())) < LEAST_CHARGE_OFFS:
-        raise SplitError(f"{charge_offs} charge-offs were known at {day:%Y-%m}; {LEAST_CHARGE_OFFS} are needed")
+        raise SplitError(
+            f"{charge_offs} charge-offs were known at {day:%Y-%m}, and a fit needs {LEAST_CHARGE_OFFS}: use a file with more "
+            "loans of these years, or of a later snapshot"
+        )
     return Plan(own, own_fit=True)
 
 
@@ -173,8 +179,9 @@ def decide_as_of(
     money = fit_money(settings, payments, splits)
     assumptions = Assumptions(**money["assumptions"])
     names = (*PD_POLICIES, *MONEY_POLICIES)
+    latest = shown_pd(pipeline.predict_proba(splits.recent)[:, 1])
     each = {name: dataclasses.replace(settings, policy=name) for name in names}
-    tables = {name: fit_policy(own, payments, splits, pipeline)["policy"] for name, own in each.items()}
+    tables = {name: policy_table(own, float(pipeline[-1].threshold_), latest, assumptions) for name, own in each.items()}
     paid = realised(payments.loc[test.index], (test["default"] == 1).to_numpy(), assumptions)
     rate, amount = test["int_rate"].to_numpy(dtype=float), test["loan_amnt"].to_numpy(dtype=float)
     term = parse_term(test["term"].to_numpy())
@@ -196,7 +203,7 @@ def decide_as_of(
 RESAMPLES = 500
 _BLOCK = 25  # resamples at a time, since reading the values takes longer than drawing
 _LOWEST = -0.9  # annual return that an interval is given for
-_STEP = 1e-4  # of a annual return, for its slope
+_STEP = 1e-4  # of an annual return, for its slope
 
 
 def resampled_sums(
@@ -212,15 +219,21 @@ def resampled_sums(
     return np.concatenate(sums)
 
 
+def ranked(
+    score: np.ndarray,  # shape (n,), the highest first
+    seed: int = 0,  # of the order of equal scores
+) -> np.ndarray:  # shape (n,), places
+    "The order in which loans are approved by a score; equal ones by lot."
+    return np.lexsort((np.random.default_rng(seed).random(len(score)), -score))
+
+
 def top(
     score: np.ndarray,  # shape (n,), the highest are approved first
     count: int,
-    seed: int = 0,  # of the order of equal scores
 ) -> np.ndarray:  # shape (n,), bool
-    "Approve this many loans by a score; equal ones by lot."
-    order = np.lexsort((np.random.default_rng(seed).random(len(score)), -score))
+    "Approve this many loans by a score."
     chosen = np.zeros(len(score), dtype=bool)
-    chosen[order[:count]] = True
+    chosen[ranked(score)[:count]] = True
     return chosen
 
 
@@ -320,8 +333,7 @@ def approval_curves(
     counts = np.unique(np.linspace(0, n, points + 1).round().astype(int))
     curves = {}
     for name, score in rankings(backtest).items():
-        order = np.lexsort((np.random.default_rng(0).random(n), -score))
-        curves[name] = np.concatenate([[0.0], np.cumsum(earned[order])])[counts]
+        curves[name] = np.concatenate([[0.0], np.cumsum(earned[ranked(score)])])[counts]
     return pd.DataFrame(curves, index=pd.Index(counts / n, name="approval_rate"))
 
 

@@ -47,4 +47,4 @@ def check_payments(
 ):
     "Raise `PaymentsError` where a file lacks what was paid."
     if payments is None or payments["paid"].isna().all():
-        raise PaymentsError("the file has no total_pymnt, so it does not tell what its loans paid")
+        raise PaymentsError("the file has no total_pymnt, so it does not tell what its loans paid: use a copy with that column")

@@ -11,12 +11,12 @@ import pandas as pd
 from dataclasses import dataclass
 from .cashflow import USUAL, Assumptions, annual_return
 from .curves import ARREARS
-from .payments import PAYMENTS, check_payments, payments_of
+from .payments import PAYMENTS, check_payments
 
 # %% ../../nbs/core/realised.ipynb #8b4cf5ac
 @dataclass(frozen=True)
 class Realised:
-    "What loans really paid, by the rule above; all arrays of shape (n,). NaN payments give NaN."
+    "What loans really paid, dated by the rule of `realised`; all arrays of shape (n,). NaN payments give NaN."
 
     lent: np.ndarray  # USD
     instalments: np.ndarray  # USD a month before the last payment
