@@ -45,8 +45,18 @@ EARLY, DATES = ("2009-07", "2009-10", "2010-01"), ("2010-07", "2011-01", "2011-0
 MONTHS = 6  # of test loans from a date on, and of validation before it
 SEEDS, TREE_SEEDS, RESAMPLES = 5, 3, 1_000
 PERIOD = 3  # months of LightGBM's periods
-TREES = {"learning_rate": 0.03, "num_leaves": 12, "min_child_samples": 50, "colsample_bytree": 0.4, "subsample": 0.9,
-         "subsample_freq": 1, "reg_lambda": 5, "n_estimators": 200, "verbose": -1, "n_jobs": 1}  # fmt: skip
+TREES = {
+    "learning_rate": 0.03,
+    "num_leaves": 12,
+    "min_child_samples": 50,
+    "colsample_bytree": 0.4,
+    "subsample": 0.9,
+    "subsample_freq": 1,
+    "reg_lambda": 5,
+    "n_estimators": 200,
+    "verbose": -1,
+    "n_jobs": 1,
+}
 HAZARD_TREES = TREES | {"objective": "multiclass", "num_class": 3, "n_estimators": 150, "min_child_samples": 200}
 # what was compared on the early dates: changes of the defaults, each with its level kept, moved, and with trends
 CHOICES = {
@@ -146,8 +156,11 @@ def trends(net, fitted, splits, X, factors: np.ndarray) -> dict:
     cumulative = net.predict_cumulative(fitted[:-1].transform(splits.loans.loc[splits.refit.index]))
     later = (months_since_issue(splits.test) - months_since_year_0(splits.val_end)) / 12
     models, result = {by: trend(charge_offs(splits, cumulative, by)) for by in ("vintage", "quarter")}, {}
-    for by, name, years in (("vintage", "vintage trend", later), ("vintage", "vintage trend, held", 0 * later),
-                            ("quarter", "quarter trend, held", 0 * later)):  # fmt: skip
+    for by, name, years in (
+        ("vintage", "vintage trend", later),
+        ("vintage", "vintage trend, held", 0 * later),
+        ("quarter", "quarter trend, held", 0 * later),
+    ):
         own = factors * np.column_stack([models[by].predict(years[:, None]), np.ones(len(years))])
         result[name] = {"p": curves_of(own, X, net.layout_)[:, -1, 0], "times a year": float(np.exp(models[by].coef_[0]))}
     return result
@@ -163,10 +176,15 @@ def network(splits, parameters: dict, seeds: int = SEEDS, with_trends: bool = Fa
     at_risk = fitted[:-1].transform(splits.loans.loc[splits.calibration.index])
     level = level_table(net.predict_cumulative(at_risk), splits.calibration.to_numpy())
     curves = {"kept": curves_of(factors, X, net.layout_), "moved": curves_of(factors, X, net.layout_, tuple(level["multiplier"]))}
-    return {"p": curves["kept"][:, -1, 0], "curve": curves["kept"], "moved": curves["moved"][:, -1, 0],
-            "trends": trends(net, fitted, splits, X, factors) if with_trends else {},
-            "multipliers": level["multiplier"].round(3).tolist(), "epochs": net.epochs_used_,
-            "seconds": round(time.perf_counter() - start)}  # fmt: skip
+    return {
+        "p": curves["kept"][:, -1, 0],
+        "curve": curves["kept"],
+        "moved": curves["moved"][:, -1, 0],
+        "trends": trends(net, fitted, splits, X, factors) if with_trends else {},
+        "multipliers": level["multiplier"].round(3).tolist(),
+        "epochs": net.epochs_used_,
+        "seconds": round(time.perf_counter() - start),
+    }
 
 
 def future_network(loans: pd.DataFrame, day: pd.Timestamp) -> np.ndarray:
@@ -189,8 +207,13 @@ def split_at(loans: pd.DataFrame, date: str):
 
 def figures(y: np.ndarray, p: np.ndarray) -> dict:
     p = np.clip(p, 1e-5, 1 - 1e-5)
-    return {"roc_auc": roc_auc_score(y, p), "mean_pd": p.mean(), "bad_rate": y.mean(), "off": p.mean() / y.mean() - 1,
-            "log_loss": log_loss(y, p)}  # fmt: skip
+    return {
+        "roc_auc": roc_auc_score(y, p),
+        "mean_pd": p.mean(),
+        "bad_rate": y.mean(),
+        "off": p.mean() / y.mean() - 1,
+        "log_loss": log_loss(y, p),
+    }
 
 
 def paired(y, p, other, seed: int = 0) -> dict:
@@ -202,8 +225,10 @@ def paired(y, p, other, seed: int = 0) -> dict:
         found.append((one["roc_auc"] - two["roc_auc"], one["log_loss"] - two["log_loss"]))
     low, high = np.quantile(found, (0.025, 0.975), axis=0)
     one, two = figures(y, p), figures(y, other)
-    return {name: {"difference": one[name] - two[name], "lower": low[k], "upper": high[k]}
-            for k, name in enumerate(("roc_auc", "log_loss"))}  # fmt: skip
+    return {
+        name: {"difference": one[name] - two[name], "lower": low[k], "upper": high[k]}
+        for k, name in enumerate(("roc_auc", "log_loss"))
+    }
 
 
 def measure(loans: pd.DataFrame, date: str, parameters: dict) -> tuple[dict, dict]:
@@ -223,8 +248,13 @@ def measure(loans: pd.DataFrame, date: str, parameters: dict) -> tuple[dict, dic
         "LightGBM, labels from the future": trees(X, before.index, before["default"].astype(int), test.index),
         "network, labels from the future": future_network(known, day),
     }
-    result = {"train_loans": len(before), "ended": len(ended), "charge_offs": int((splits.refit["event"] == CHARGE_OFF).sum()),
-              "test_loans": len(test), "network": {k: net[k] for k in ("multipliers", "epochs", "seconds")}}  # fmt: skip
+    result = {
+        "train_loans": len(before),
+        "ended": len(ended),
+        "charge_offs": int((splits.refit["event"] == CHARGE_OFF).sum()),
+        "test_loans": len(test),
+        "network": {k: net[k] for k in ("multipliers", "epochs", "seconds")},
+    }
     parts = {"all": np.ones(len(y), bool)} | {f"{term} months": terms == term for term in np.unique(terms)}
     result["models"] = {part: {name: figures(y[own], p[own]) for name, p in models.items()} for part, own in parts.items()}
     losses = {name: own["log_loss"] for name, own in result["models"]["all"].items()}
@@ -244,11 +274,16 @@ def choose(loans: pd.DataFrame):
             splits = split_at(loans, date)[0]
             net, y = network(splits, base | change, with_trends=True), outcome_at(splits.test, "term")
             levels = {"kept": net["p"], "moved": net["moved"]} | {name: own["p"] for name, own in net["trends"].items()}
-            rows.append({level: figures(y, p) for level, p in levels.items()} | {"multipliers": net["multipliers"]}
-                        | {"times a year": {name: own["times a year"] for name, own in net["trends"].items()}})  # fmt: skip
+            rows.append(
+                {level: figures(y, p) for level, p in levels.items()}
+                | {"multipliers": net["multipliers"]}
+                | {"times a year": {name: own["times a year"] for name, own in net["trends"].items()}}
+            )
         table[name] = dict(zip(EARLY, rows, strict=True))
-        means = {level: {k: float(np.mean([row[level][k] for row in rows])) for k in ("roc_auc", "off", "log_loss")}
-                 for level in levels}  # fmt: skip
+        means = {
+            level: {k: float(np.mean([row[level][k] for row in rows])) for k in ("roc_auc", "off", "log_loss")}
+            for level in levels
+        }
         print(name, pd.DataFrame(means).T.round(4).to_string(), sep="\n", flush=True)
         table[name]["mean"] = means
     content = {"parameters": default_parameters("tabm", "time_to_event"), "level": "kept", "seeds": SEEDS, "early_dates": table}
@@ -296,9 +331,11 @@ def main():
         print({name: round(gap, 3) for name, gap in own["gap_closed"].items()})
         print(own["against_hazard_trees"], flush=True)
     ours = [own["models"]["all"]["network, hazards"] for own in result["dates"].values()]
-    result["mean"] = {"gap_closed": float(np.mean([own["gap_closed"]["network, hazards"] for own in result["dates"].values()])),
-                      "roc_auc": float(np.mean([own["roc_auc"] for own in ours])),
-                      "off": float(np.mean([abs(own["off"]) for own in ours]))}  # fmt: skip
+    result["mean"] = {
+        "gap_closed": float(np.mean([own["gap_closed"]["network, hazards"] for own in result["dates"].values()])),
+        "roc_auc": float(np.mean([own["roc_auc"] for own in ours])),
+        "off": float(np.mean([abs(own["off"]) for own in ours])),
+    }
     print(result["mean"])
     (RESULTS / "as_of.json").write_text(json.dumps(result, indent=1, default=float) + "\n")
     draw(pictures)

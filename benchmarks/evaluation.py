@@ -29,10 +29,20 @@ CUTS = {
     "B: train before 2011-01, validation to 2011-03, test from 2011-04": (date(2011, 1, 1), date(2011, 4, 1)),
 }
 SHOWN = {
-    "loans": "loans", "bad_rate": "bad rate", "roc_auc": "ROC-AUC", "roc_auc_lower": "from", "roc_auc_upper": "to",
-    "pr_auc": "PR-AUC", "ks": "KS", "brier": "Brier", "log_loss": "log-loss", "ece": "ECE",
-    "calibration_slope": "slope", "calibration_slope_lower": "slope from", "calibration_slope_upper": "slope to",
-}  # fmt: skip
+    "loans": "loans",
+    "bad_rate": "bad rate",
+    "roc_auc": "ROC-AUC",
+    "roc_auc_lower": "from",
+    "roc_auc_upper": "to",
+    "pr_auc": "PR-AUC",
+    "ks": "KS",
+    "brier": "Brier",
+    "log_loss": "log-loss",
+    "ece": "ECE",
+    "calibration_slope": "slope",
+    "calibration_slope_lower": "slope from",
+    "calibration_slope_upper": "slope to",
+}
 
 
 def main():

@@ -378,10 +378,14 @@ def measure_each(port: int, pids: list[int], everything: dict) -> Iterator[dict]
         end = time.monotonic()
         time.sleep(0.3)
         yield {
-            "request": name, "status": status, "as expected": status in (body.statuses if body else head[1]),
-            "s": round(end - start, 3), "highest MB": round(max(memory_of(pid, "VmHWM") for pid in pids)),
-            "after MB": round(max(memory_of(pid) for pid in pids)), "window": (start, end + 0.3),
-        }  # fmt: skip
+            "request": name,
+            "status": status,
+            "as expected": status in (body.statuses if body else head[1]),
+            "s": round(end - start, 3),
+            "highest MB": round(max(memory_of(pid, "VmHWM") for pid in pids)),
+            "after MB": round(max(memory_of(pid) for pid in pids)),
+            "window": (start, end + 0.3),
+        }
 
 
 def measure(

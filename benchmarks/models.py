@@ -101,21 +101,29 @@ def suggest(name: str, trial) -> dict:
     number, whole = partial(trial.suggest_float, log=True), partial(trial.suggest_int, log=True)
     if name == "LightGBM":
         return {
-            "learning_rate": number("learning_rate", 0.01, 0.1), "num_leaves": whole("num_leaves", 4, 40),
-            "min_data_in_leaf": whole("min_data_in_leaf", 20, 300), "feature_fraction": number("feature_fraction", 0.3, 1),
-            "bagging_fraction": number("bagging_fraction", 0.5, 1), "lambda_l2": number("lambda_l2", 0.01, 30),
-        }  # fmt: skip
+            "learning_rate": number("learning_rate", 0.01, 0.1),
+            "num_leaves": whole("num_leaves", 4, 40),
+            "min_data_in_leaf": whole("min_data_in_leaf", 20, 300),
+            "feature_fraction": number("feature_fraction", 0.3, 1),
+            "bagging_fraction": number("bagging_fraction", 0.5, 1),
+            "lambda_l2": number("lambda_l2", 0.01, 30),
+        }
     if name == "XGBoost":
         return {
-            "learning_rate": number("learning_rate", 0.01, 0.1), "max_depth": whole("max_depth", 2, 7),
-            "min_child_weight": number("min_child_weight", 1, 100), "subsample": number("subsample", 0.5, 1),
-            "colsample_bytree": number("colsample_bytree", 0.3, 1), "reg_lambda": number("reg_lambda", 0.1, 30),
-        }  # fmt: skip
+            "learning_rate": number("learning_rate", 0.01, 0.1),
+            "max_depth": whole("max_depth", 2, 7),
+            "min_child_weight": number("min_child_weight", 1, 100),
+            "subsample": number("subsample", 0.5, 1),
+            "colsample_bytree": number("colsample_bytree", 0.3, 1),
+            "reg_lambda": number("reg_lambda", 0.1, 30),
+        }
     return {
-        "learning_rate": number("learning_rate", 0.03, 0.15), "depth": whole("depth", 2, 6),
-        "l2_leaf_reg": number("l2_leaf_reg", 1, 30), "random_strength": number("random_strength", 0.1, 10),
+        "learning_rate": number("learning_rate", 0.03, 0.15),
+        "depth": whole("depth", 2, 6),
+        "l2_leaf_reg": number("l2_leaf_reg", 1, 30),
+        "random_strength": number("random_strength", 0.1, 10),
         "bagging_temperature": trial.suggest_float("bagging_temperature", 0, 2),
-    }  # fmt: skip
+    }
 
 
 def fit_tree(name: str, parameters: dict, X, y, valid=None, rounds: int | None = None, seed: int = 0):
@@ -137,9 +145,15 @@ def fit_tree(name: str, parameters: dict, X, y, valid=None, rounds: int | None =
         best = rounds or model.best_iteration + 1
         return lambda Z: model.predict(xgboost.DMatrix(Z), iteration_range=(0, best)), best
     model = catboost.CatBoostClassifier(
-        iterations=most, cat_features=codes, loss_function="Logloss", thread_count=1, random_seed=seed, verbose=False,
-        allow_writing_files=False, **parameters,
-    )  # fmt: skip
+        iterations=most,
+        cat_features=codes,
+        loss_function="Logloss",
+        thread_count=1,
+        random_seed=seed,
+        verbose=False,
+        allow_writing_files=False,
+        **parameters,
+    )
     if rounds:
         model.fit(X, y)
     else:
@@ -193,9 +207,17 @@ def networks(name: str, splits: Splits, inputs: Inputs, settings: Settings, conf
     else:
         y = outcomes(splits.train)
         net = LoanNet(
-            LoanMLP, layout=inputs.layout, module__hidden=(256, 128, 64, 32, 16), module__dropout=0.3, module__batch_norm=True,
-            criterion=WeightedLoss, criterion__weight=float((1 - y.mean()) / y.mean()), lr=1e-3, batch_size=512, averaging=0,
-        )  # fmt: skip
+            LoanMLP,
+            layout=inputs.layout,
+            module__hidden=(256, 128, 64, 32, 16),
+            module__dropout=0.3,
+            module__batch_norm=True,
+            criterion=WeightedLoss,
+            criterion__weight=float((1 - y.mean()) / y.mean()),
+            lr=1e-3,
+            batch_size=512,
+            averaging=0,
+        )
     X, V = inputs.matrix(splits.train), inputs.matrix(splits.validation)
     average = SeedAverage(net, NET_SEEDS, n_stops=3).fit(X, outcomes(splits.train), V, outcomes(splits.validation))
     return [lambda Z, one=one: one.predict_proba(Z)[:, 1] for one in average.nets_], average.epochs_
@@ -300,15 +322,28 @@ def fast_log_loss(y, p) -> float:
 
 def metrics(y, model: dict) -> dict:
     full = evaluate(y, model["p"])
-    names = ("roc_auc", "roc_auc_lower", "roc_auc_upper", "pr_auc", "ks", "brier", "log_loss", "calibration_slope",
-             "calibration_slope_lower", "calibration_slope_upper", "ece")  # fmt: skip
+    names = (
+        "roc_auc",
+        "roc_auc_lower",
+        "roc_auc_upper",
+        "pr_auc",
+        "ks",
+        "brier",
+        "log_loss",
+        "calibration_slope",
+        "calibration_slope_lower",
+        "calibration_slope_upper",
+        "ece",
+    )
     single = [roc_auc_score(y, one) for one in model["each"]]
     return {name: full[name] for name in names} | {
-        "raw_log_loss": float(log_loss(y, model["raw"])), "single_auc": float(np.mean(single)),
+        "raw_log_loss": float(log_loss(y, model["raw"])),
+        "single_auc": float(np.mean(single)),
         "single_auc_sd": float(np.std(single, ddof=1)) if len(single) > 1 else 0.0,
-        "steps": [int(step) for step in model["steps"]], "fit_seconds": model["fit_seconds"],
+        "steps": [int(step) for step in model["steps"]],
+        "fit_seconds": model["fit_seconds"],
         "rows_per_second": model["rows_per_second"],
-    }  # fmt: skip
+    }
 
 
 def report(test: pd.DataFrame, scored: dict) -> dict:
@@ -336,9 +371,7 @@ def beside(test: pd.DataFrame, network: dict, hazards: dict, place: np.ndarray) 
         result[part] = {name: value for name, value in full.items() if not name.startswith(("raw", "single"))}
         result[part] |= {"mean_pd": float(own["p"].mean()), "mean_pd_of_final_status": float(network["p"][keep].mean())}
         result[part] |= {"bad_rate": float(y.mean())}
-        result[part]["against_network"] = {
-            "roc_auc": bootstrap(pairs, fast_auc), "log_loss": bootstrap(pairs, fast_log_loss)
-        }  # fmt: skip
+        result[part]["against_network"] = {"roc_auc": bootstrap(pairs, fast_auc), "log_loss": bootstrap(pairs, fast_log_loss)}
     return result
 
 
@@ -408,9 +441,7 @@ def main():
     if wanted:
         say(f"tuning: {len(wanted)} times {TRIALS} trials")
         known = {end: loans[loans["issue_month"] < pd.Timestamp(end) + pd.DateOffset(months=3)] for _, end in dates}
-        found = Parallel(options.jobs)(
-            delayed(tune)(name, temporal_split(known[end], begin, end)) for name, begin, end in wanted
-        )
+        found = Parallel(options.jobs)(delayed(tune)(name, temporal_split(known[end], begin, end)) for name, begin, end in wanted)
         for (name, _, end), best in zip(wanted, found, strict=True):
             config[str(end)][name] = best
             say(f"{name}, {end}: {best}")

@@ -52,19 +52,29 @@ def at_cost(settings, plan, pipeline, payments, cost: float) -> tuple[dict, dict
     tables = backtest_tables(backtest, "profit")
     policies = tables["policies"]
     rows = {
-        name: {"approval_rate": row["approval_rate"], "bad_rate": row["bad_rate"], "lent": row["lent"] / 1e6,
-               "annual_return": row["annual_return"], "expected": row["expected"] / 1e6, "profit": interval(row, "profit"),
-               "gain": interval(row, "gain"), "npv": interval(row, "npv")}
+        name: {
+            "approval_rate": row["approval_rate"],
+            "bad_rate": row["bad_rate"],
+            "lent": row["lent"] / 1e6,
+            "annual_return": row["annual_return"],
+            "expected": row["expected"] / 1e6,
+            "profit": interval(row, "profit"),
+            "gain": interval(row, "gain"),
+            "npv": interval(row, "npv"),
+        }
         for name, row in policies.iterrows()
-    }  # fmt: skip
+    }
     f1, ranked, every = (policies.loc[name, "profit"] for name in ("f1", "expected return, as many as f1", ALL))
     terms = tables["terms"]
     figures = {
-        "policies": rows, "expected return to f1, same approvals": ranked / f1,
+        "policies": rows,
+        "expected return to f1, same approvals": ranked / f1,
         "profit policy to all": policies.loc["profit", "profit"] / every,
-        "expected to realised": {term: {"expected": row["expected"] / 1e6, "realised": row["profit"] / 1e6,
-                                        "ratio": row["expected"] / row["profit"]} for term, row in terms.iterrows()},
-    }  # fmt: skip
+        "expected to realised": {
+            term: {"expected": row["expected"] / 1e6, "realised": row["profit"] / 1e6, "ratio": row["expected"] / row["profit"]}
+            for term, row in terms.iterrows()
+        },
+    }
     return figures, tables | {"recoveries": backtest.money["recoveries"], "pds": backtest.pds}
 
 
@@ -87,13 +97,26 @@ def main():
         found[f"{cost:.0%}"], tables[cost] = at_cost(settings, Plan(splits), pipeline, payments, cost)
         gains = {name: round(own["gain"]["value"], 2) for name, own in found[f"{cost:.0%}"]["policies"].items()}
         print(f"gain over all at {cost:.0%}, USD million:", json.dumps(gains), flush=True)
-    result = {"as_of": f"{day:%Y-%m}", "loans": len(splits.test), "bad_rate": float(splits.test["default"].mean()),
-              "mean_pd": float(tables[0.0]["pds"].mean()), "recoveries": tables[0.0]["recoveries"], "fit_seconds": seconds,
-              "funding costs": found}  # fmt: skip
+    result = {
+        "as_of": f"{day:%Y-%m}",
+        "loans": len(splits.test),
+        "bad_rate": float(splits.test["default"].mean()),
+        "mean_pd": float(tables[0.0]["pds"].mean()),
+        "recoveries": tables[0.0]["recoveries"],
+        "fit_seconds": seconds,
+        "funding costs": found,
+    }
     name = "money-early" if options.early else "money"
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, default=float) + "\n")
-    print(json.dumps({key: found["0%"][key] for key in ("expected return to f1, same approvals", "profit policy to all",
-                                                        "expected to realised")}, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                key: found["0%"][key]
+                for key in ("expected return to f1, same approvals", "profit policy to all", "expected to realised")
+            },
+            indent=1,
+        )
+    )
     if not options.early:
         use_style()
         title = f"{len(splits.test):,} loans of 2011, decided as of {day:%Y-%m}; no funding cost"

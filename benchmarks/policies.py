@@ -60,9 +60,10 @@ def main():
         single = [json.dumps(one).encode() for one in applications[:100]]
         batch = [json.dumps(applications).encode()]
         ways = {
-            "/predict": ("/predict", single, 200), "batch of 1,000": ("/predict/batch", batch, 10),
+            "/predict": ("/predict", single, 200),
+            "batch of 1,000": ("/predict/batch", batch, 10),
             "/predict, with money": ("/predict?money=true", single, 200),
-        }  # fmt: skip
+        }
         result: dict = {}
         for way, (path, bodies, count) in ways.items():
             times: dict = {policy: [] for policy in POLICIES}
@@ -75,7 +76,7 @@ def main():
                 "milliseconds": {policy: round(statistics.median(own[1:]), 3) for policy, own in times.items()},
                 "requests a second under return, share of f1": round(statistics.median(shares), 3),
                 "quartiles": [round(value, 3) for value in statistics.quantiles(shares)],
-            }  # fmt: skip
+            }
     result["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     print(json.dumps(result, indent=1))
     (RESULTS / "policies.json").write_text(json.dumps(result, indent=1) + "\n")

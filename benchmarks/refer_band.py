@@ -51,11 +51,16 @@ def measure(loans: pd.DataFrame, date: str) -> tuple[dict, dict]:
     p12 = pd_at(fitted[-1].predict_cumulative(fitted[:-1].transform(splits.test))[:, :, 0], HORIZON)
     p12_of_bad = {"counted": unseen.loc[unseen["bad"] == 1, "p12"], "tested": p12[outcome_at(splits.test, HORIZON) == 1]}
     result = {
-        "known_loans": len(splits.known), "counted_loans": len(unseen), "counted_charge_offs": int(unseen["bad"].sum()),
-        "test_loans": len(splits.test), "mean_p12": {"counted": unseen["p12"].mean(), "tested": p12.mean()},
+        "known_loans": len(splits.known),
+        "counted_loans": len(unseen),
+        "counted_charge_offs": int(unseen["bad"].sum()),
+        "test_loans": len(splits.test),
+        "mean_p12": {"counted": unseen["p12"].mean(), "tested": p12.mean()},
         "median_p12_of_bad": {name: float(np.median(own)) for name, own in p12_of_bad.items()},
-        "epochs": fitted[-1].epochs_used_, "seconds": {"fit": round(middle - start), "folds": round(end - middle)}, "levels": {},
-    }  # fmt: skip
+        "epochs": fitted[-1].epochs_used_,
+        "seconds": {"fit": round(middle - start), "folds": round(end - middle)},
+        "levels": {},
+    }
     reports = {}
     for level in LEVELS:
         for kind in BAND_KINDS:

@@ -61,8 +61,13 @@ def main():
     known = {target: known_sample(options.rows, target)[1:] for target in ("time_to_event", "final_status")}
     names = {"time_to_event": "as of 2017-01", "final_status": "all outcomes known"}
     timed, true_pd = known["time_to_event"]
-    result = {"rows": options.rows, "mean_true_pd": true_pd.mean(), "known_loans": len(timed.known),
-              "ended": len(ended_parts(timed).refit), "fits": {}}  # fmt: skip
+    result = {
+        "rows": options.rows,
+        "mean_true_pd": true_pd.mean(),
+        "known_loans": len(timed.known),
+        "ended": len(ended_parts(timed).refit),
+        "fits": {},
+    }
     for seed in options.seeds:
         settings = scratch_settings(epochs=60, torch_device="cpu", seed=seed)
         for target, (splits, truth) in known.items():

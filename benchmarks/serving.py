@@ -94,9 +94,13 @@ def bare_app():
 
     Application = request_model()
     answer = {
-        "prediction": 0, "label": "Good Loan", "probability_of_default": 0.1, "threshold": 0.2, "model_version": "1",
+        "prediction": 0,
+        "label": "Good Loan",
+        "probability_of_default": 0.1,
+        "threshold": 0.2,
+        "model_version": "1",
         "imputed": [],
-    }  # fmt: skip
+    }
     app = FastAPI()
 
     @app.post("/predict")
@@ -327,10 +331,11 @@ def wide_batches(settings, applications: list[dict], bodies: Path, url: str, opt
     onnx = statistics.median(alone)
     rates = {connections: statistics.median(found) for connections, found in rows.items()}
     return {
-        "network": WIDE, "onnxruntime alone, rows a second": round(onnx),
+        "network": WIDE,
+        "onnxruntime alone, rows a second": round(onnx),
         "rows a second": {str(connections): round(rate) for connections, rate in rates.items()},
         "share of onnxruntime alone": {str(connections): round(rate / onnx, 3) for connections, rate in rates.items()},
-    }  # fmt: skip
+    }
 
 
 def promotions(root: Path, settings, scorers: dict, applications: list[dict], port: int, count: int = 10) -> dict:
@@ -366,11 +371,15 @@ def promotions(root: Path, settings, scorers: dict, applications: list[dict], po
 
     first = load_client.times[0][0]
     return {
-        "promotions": count, "answers": len(load_client.times), "answers by version": by_version,
-        "failed": len(load_client.failed), "mixed": mixed,
+        "promotions": count,
+        "answers": len(load_client.times),
+        "answers by version": by_version,
+        "failed": len(load_client.failed),
+        "mixed": mixed,
         "seconds from promotion to answer": [round(s, 2) for s in seconds],
-        "p99 ms before": p99(first + 1, swapping), "p99 ms during": p99(swapping, swapped),
-    }  # fmt: skip
+        "p99 ms before": p99(first + 1, swapping),
+        "p99 ms during": p99(swapping, swapped),
+    }
 
 
 PAIRS = 50

@@ -73,9 +73,16 @@ def main():
     y = (rng.random(options.rows) < risk).astype(np.float32)
     layout = {"n_numeric": COLUMNS, "n_flags": 0, "cardinalities": []}
     same = {
-        "module__hidden": (256, 128, 64, 32, 16), "module__batch_norm": True, "module__dropout": 0.3, "max_epochs": RUNS,
-        "batch_size": BATCH, "train_split": None, "lr": 1e-3, "optimizer": torch.optim.AdamW, "device": options.device,
-    }  # fmt: skip
+        "module__hidden": (256, 128, 64, 32, 16),
+        "module__batch_norm": True,
+        "module__dropout": 0.3,
+        "max_epochs": RUNS,
+        "batch_size": BATCH,
+        "train_split": None,
+        "lr": 1e-3,
+        "optimizer": torch.optim.AdamW,
+        "device": options.device,
+    }
 
     class Loader(NeuralNetBinaryClassifier):
         "skorch as it comes; its binary classifier wants one logit a loan, without a second axis."
@@ -95,8 +102,9 @@ def main():
         result[name] = measure(net, X, y, options)
     result["times_faster"] = {
         key.removesuffix("_seconds"): result["DataLoader"][key] / result["slices"][key]
-        for key in result["slices"] if key.endswith("_seconds")
-    }  # fmt: skip
+        for key in result["slices"]
+        if key.endswith("_seconds")
+    }
     (RESULTS / f"slices-{options.device}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

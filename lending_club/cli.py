@@ -174,8 +174,13 @@ def _sample(arguments):
 
 # %% ../nbs/cli.ipynb #27ef2eac
 _COMMANDS = {
-    "run": _run, "register": _register, "promote": _promote, "serve": _serve, "sample": _sample, "relocate": _relocate,
-}  # fmt: skip
+    "run": _run,
+    "register": _register,
+    "promote": _promote,
+    "serve": _serve,
+    "sample": _sample,
+    "relocate": _relocate,
+}
 
 
 def main(

@@ -99,8 +99,9 @@ def plot_default_rate(
     ax.errorbar(range(len(table)), rate, yerr=[rate - low, high - rate], fmt="o", color=INK, ecolor=MUTED, ms=4, lw=2)
     names = [f"{v.mid:,.3g}" if isinstance(v, pd.Interval) else str(v) for v in table.index]
     turned = sum(map(len, names)) > 36
-    ax.set_xticks(range(len(table)), names, rotation=55 if turned else 0, ha="right" if turned else "center",
-                  rotation_mode="anchor")  # fmt: skip
+    ax.set_xticks(
+        range(len(table)), names, rotation=55 if turned else 0, ha="right" if turned else "center", rotation_mode="anchor"
+    )
     unit = f" ({BY_NAME[by].unit}), middle of the group" if by in BY_NAME and BY_NAME[by].unit else ""
     ax.set(xlabel=f"{by}{unit}", ylabel="bad rate (%)")
     ax.margins(x=0.08)
@@ -252,9 +253,23 @@ def plot_densities(
 
 # %% ../nbs/00_explore.ipynb #01455507
 CORRELATED = (
-    "loan_amnt", "int_rate", "annual_inc", "dti", "fico_range_low", "revol_bal", "revol_util", "open_acc", "total_acc",
-    "inq_last_6mths", "delinq_2yrs", "pub_rec", "mort_acc", "tot_cur_bal", "bc_util", "acc_open_past_24mths",
-)  # fmt: skip
+    "loan_amnt",
+    "int_rate",
+    "annual_inc",
+    "dti",
+    "fico_range_low",
+    "revol_bal",
+    "revol_util",
+    "open_acc",
+    "total_acc",
+    "inq_last_6mths",
+    "delinq_2yrs",
+    "pub_rec",
+    "mort_acc",
+    "tot_cur_bal",
+    "bc_util",
+    "acc_open_past_24mths",
+)
 
 
 def plot_correlations(

@@ -19,13 +19,17 @@ def feature_table(
     "What each derived feature is, how often it is missing, and its range."
     rows = [
         {
-            "feature": feature.name, "unit": feature.unit, "meaning": feature.meaning,
-            "missing": features[feature.name].isna().mean(), "median": features[feature.name].median(),
-            "5 %": features[feature.name].quantile(0.05), "95 %": features[feature.name].quantile(0.95),
+            "feature": feature.name,
+            "unit": feature.unit,
+            "meaning": feature.meaning,
+            "missing": features[feature.name].isna().mean(),
+            "median": features[feature.name].median(),
+            "5 %": features[feature.name].quantile(0.05),
+            "95 %": features[feature.name].quantile(0.95),
         }
         for feature in DERIVED
         if feature.name in features
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows).set_index("feature")
 
 # %% ../nbs/02_features.ipynb #6659770a

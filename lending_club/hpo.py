@@ -89,9 +89,15 @@ def objective(
             parameters = suggest(trial, settings.network)
             mlflow.log_params(parameters)
             net = make_net(
-                parameters, layout, settings.network, settings.epochs, settings.seed, settings.torch_threads,
-                settings.torch_device, [TrialReport(trial)],
-            )  # fmt: skip
+                parameters,
+                layout,
+                settings.network,
+                settings.epochs,
+                settings.seed,
+                settings.torch_threads,
+                settings.torch_device,
+                [TrialReport(trial)],
+            )
             net.set_params(callbacks__progress=None)  # the search has a bar of its own
             result = fit_and_measure(net, *matrices)
             mlflow.log_metrics({f"validation_{name}": value for name, value in result.items()})
@@ -221,9 +227,14 @@ def search(
         set_state("running")
         try:
             run_trials(
-                study, storage, lambda trial: objective(trial, matrices, layout, settings, client), settings.network,
-                settings.trials, settings.seed, settings.search_minutes,
-            )  # fmt: skip
+                study,
+                storage,
+                lambda trial: objective(trial, matrices, layout, settings, client),
+                settings.network,
+                settings.trials,
+                settings.seed,
+                settings.search_minutes,
+            )
         finally:
             _log_search(study)
         set_state("complete")
@@ -297,12 +308,16 @@ def trial_table(
 
     rows = [
         {
-            "trial": trial.number, "state": trial.state.name.lower(), "loss": trial.value,
-            "roc_auc": trial.user_attrs.get("roc_auc"), "epochs": len(trial.intermediate_values),
-            "seconds": trial.duration and trial.duration.total_seconds(), **trial.params,
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "loss": trial.value,
+            "roc_auc": trial.user_attrs.get("roc_auc"),
+            "epochs": len(trial.intermediate_values),
+            "seconds": trial.duration and trial.duration.total_seconds(),
+            **trial.params,
         }
         for trial in study.get_trials(deepcopy=False)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows).astype({"loss": float, "roc_auc": float, "seconds": float})
 
 

@@ -25,12 +25,22 @@ from .core.examples import example_answers
 from .core.compile import check_compiled, compile_pipeline
 from .core.estimators import SeedAverage
 from lending_club.core.evaluation import (
-    TestScores, compare_timed, compare_timed_by_term, score_timed, term_names, timed_figures, timed_tables,
-)  # fmt: skip
+    TestScores,
+    compare_timed,
+    compare_timed_by_term,
+    score_timed,
+    term_names,
+    timed_figures,
+    timed_tables,
+)
 from .core.files import file_digest
 from lending_club.core.final_evaluation import (
-    compare_final, compare_final_by_term, final_figures, final_tables, score_final,
-)  # fmt: skip
+    compare_final,
+    compare_final_by_term,
+    final_figures,
+    final_tables,
+    score_final,
+)
 from .core.fit_through import check_fit_through, fit_through_snapshot
 from .core.hazard_calibration import assemble_timed
 from .core.hazard_estimators import HazardAverage
@@ -71,9 +81,14 @@ def fit_networks(
     timed = isinstance(splits, TimedSplits)
     prepare, parts = fit_preprocessing(splits, settings)
     net = make_net(
-        parameters, prepare["encode"].layout_, settings.network, settings.epochs, settings.seed, settings.torch_threads,
+        parameters,
+        prepare["encode"].layout_,
+        settings.network,
+        settings.epochs,
+        settings.seed,
+        settings.torch_threads,
         settings.torch_device,
-    )  # fmt: skip
+    )
     if not progress:
         net.set_params(callbacks__progress=None)
     average = HazardAverage if timed else SeedAverage
@@ -103,10 +118,12 @@ def assemble_pipeline(
     return assemble(fitted[:-1], fitted[-1], splits.calibration, splits.calibration["default"], cautious)
 
 # %% ../nbs/04_train.ipynb #7e993c41
-_TIMED = SimpleNamespace(score=score_timed, compare=compare_timed, by_term=compare_timed_by_term, tables=timed_tables,
-                         figures=timed_figures)  # fmt: skip
-_FINAL = SimpleNamespace(score=score_final, compare=compare_final, by_term=compare_final_by_term, tables=final_tables,
-                         figures=final_figures)  # fmt: skip
+_TIMED = SimpleNamespace(
+    score=score_timed, compare=compare_timed, by_term=compare_timed_by_term, tables=timed_tables, figures=timed_figures
+)
+_FINAL = SimpleNamespace(
+    score=score_final, compare=compare_final, by_term=compare_final_by_term, tables=final_tables, figures=final_figures
+)
 
 
 def _evaluation(splits: Splits | TimedSplits) -> SimpleNamespace:
@@ -206,8 +223,11 @@ def compare_with_truth(
     metrics = compare(splits, beside)[["roc_auc", "pr_auc", "ks", "brier", "log_loss", "ece"]]
     apart = {name: float(np.mean(np.abs(model.p - truth["true_pd"]))) for name, model in beside.items()}
     means = {name: float(np.mean(model.p)) for name, model in beside.items()}
-    return metrics.assign(mean_abs_difference_to_truth=pd.Series(apart), mean_term_pd=pd.Series(means),
-                          mean_true_term_pd=float(truth["true_pd"].mean()))  # fmt: skip
+    return metrics.assign(
+        mean_abs_difference_to_truth=pd.Series(apart),
+        mean_term_pd=pd.Series(means),
+        mean_true_term_pd=float(truth["true_pd"].mean()),
+    )
 
 
 def truth_by_group(
@@ -304,8 +324,16 @@ def train(
         log_loans(settings, clean, splits.parts | {"test": splits.test})
         log_environment(settings)
         fitted = fit_networks(splits, parameters, settings)
-        keep_fitted(fitted, {"parameters": parameters, "parameters_from": origin, "data_hash": clean.data_hash,
-                             "source": clean.source, "settings": settings.recorded})  # fmt: skip
+        keep_fitted(
+            fitted,
+            {
+                "parameters": parameters,
+                "parameters_from": origin,
+                "data_hash": clean.data_hash,
+                "source": clean.source,
+                "settings": settings.recorded,
+            },
+        )
         with saying_how_to_continue(run.info.run_id):
             return _evaluate_and_register(settings, client, run.info.run_id, clean, splits, fitted, parameters, origin)
 
@@ -363,9 +391,15 @@ def _evaluate_and_register(
     with temporary_folder() as folder:
         files = write_bundle(folder, card, reference, example_answers(compiled, card), compiled)
         version = register_candidate(
-            settings, client, pipeline, columns, application_frame([EXAMPLE_APPLICATION], columns), files, model_requirements(),
+            settings,
+            client,
+            pipeline,
+            columns,
+            application_frame([EXAMPLE_APPLICATION], columns),
+            files,
+            model_requirements(),
             _version_tags(settings, clean, splits, card, files),
-        )  # fmt: skip
+        )
     mlflow.set_tag("model_version", version.version)
     return Trained(str(version.version), run_id, pipeline, splits, metrics, scored, walk, card, money, band)
 

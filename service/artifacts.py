@@ -22,9 +22,11 @@ BUCKET = os.environ["S3_BUCKET"]
 
 def connect():
     return boto3.client(
-        "s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"], region_name="us-east-1",
+        "s3",
+        endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"],
+        region_name="us-east-1",
         config=Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 5, "mode": "standard"}),
-    )  # fmt: skip
+    )
 
 
 def objects(s3):

@@ -91,10 +91,19 @@ def main():
     from mlflow.cli import cli
 
     sys.argv[1:] = [
-        "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", "5000",
-        "--backend-store-uri", database_uri("mlflow"),
-        "--serve-artifacts", "--artifacts-destination", f"s3://{os.environ['S3_BUCKET']}",
-    ]  # fmt: skip
+        "server",
+        "--app-name",
+        "basic-auth",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "5000",
+        "--backend-store-uri",
+        database_uri("mlflow"),
+        "--serve-artifacts",
+        "--artifacts-destination",
+        f"s3://{os.environ['S3_BUCKET']}",
+    ]
     cli(prog_name="mlflow")
 
 

@@ -104,9 +104,13 @@ def process(*words, cwd, log: Path, **environment):
     "A process of ours, ended by its own id at the end of the block."
     with log.open("wb") as output:
         running = subprocess.Popen(
-            list(map(str, words)), cwd=cwd, env=clean_environment(**environment), stdout=output, stderr=output,
+            list(map(str, words)),
+            cwd=cwd,
+            env=clean_environment(**environment),
+            stdout=output,
+            stderr=output,
             preexec_fn=_hear_ctrl_c,
-        )  # fmt: skip
+        )
         try:
             yield running
         finally:

@@ -30,8 +30,17 @@ from lending_club.core.schema import REQUIRED_IN_APPLICATION, pipeline_columns
 from lending_club.core.settings import scratch_settings
 from lending_club.serving.scorer import Scorer
 
-SMALL = {"k": 4, "width": 16, "blocks": 1, "embedding": 2, "bins": 8, "dropout": 0.1, "lr": 5e-3, "weight_decay": 1e-2,
-         "batch_size": 256}  # fmt: skip
+SMALL = {
+    "k": 4,
+    "width": 16,
+    "blocks": 1,
+    "embedding": 2,
+    "bins": 8,
+    "dropout": 0.1,
+    "lr": 5e-3,
+    "weight_decay": 1e-2,
+    "batch_size": 256,
+}
 ALL_EQUAL = ("num_tl_120dpd_2m",)  # features that all loans of the sample have in common, which would be dropped
 WITH_CURVES = 20  # examples
 
@@ -47,8 +56,14 @@ def write_golden(folder: Path):
 
 
 def _write_golden(folder: Path):
-    settings = scratch_settings(target="time_to_event", sample_rows=30_000, train_end=date(2017, 10, 1), val_end=date(2018, 3, 1),
-                                min_coverage=0.002, policy="return")  # fmt: skip
+    settings = scratch_settings(
+        target="time_to_event",
+        sample_rows=30_000,
+        train_end=date(2017, 10, 1),
+        val_end=date(2018, 3, 1),
+        min_coverage=0.002,
+        policy="return",
+    )
     clean = load_clean(settings)
     for name in ALL_EQUAL:
         clean.loans[name] = clean.loans[name].where(clean.loans.index % 20 > 0, 1.0)
@@ -61,10 +76,19 @@ def _write_golden(folder: Path):
     assert not unused, f"no example can show the rule of {', '.join(sorted(unused))}: give loans values of it, as ALL_EQUAL does"
     check_compiled(compiled, pipeline, splits.test)
     used = [name for name in pipeline_columns() if name in compiled.tables["columns"]]
-    inputs = {"columns": list(pipeline_columns()), "required": list(REQUIRED_IN_APPLICATION), "used": used,
-              "always_present": always_present(splits.known, used), "ranges": usual_ranges(splits.known, used)}  # fmt: skip
-    card = {"package_version": lending_club.__version__, "source": "built-in sample", "threshold": compiled.threshold,
-            "inputs": inputs} | fit_policy(settings, clean.payments, splits, pipeline)  # fmt: skip
+    inputs = {
+        "columns": list(pipeline_columns()),
+        "required": list(REQUIRED_IN_APPLICATION),
+        "used": used,
+        "always_present": always_present(splits.known, used),
+        "ranges": usual_ranges(splits.known, used),
+    }
+    card = {
+        "package_version": lending_club.__version__,
+        "source": "built-in sample",
+        "threshold": compiled.threshold,
+        "inputs": inputs,
+    } | fit_policy(settings, clean.payments, splits, pipeline)
     folder.mkdir(parents=True)
     examples = example_answers(compiled, card)
     write_bundle(folder, card, {}, examples, compiled)["reference.json"].unlink()

@@ -183,8 +183,7 @@ def test_csv_and_json_and_single_agree(client, champion):
 def close(some: list[dict], others: list[dict]) -> bool:
     "Whether answers are the same; a graph that gets more rows at once may differ in the last digits."
     return len(some) == len(others) and all(
-        a["probability_of_default"] == pytest.approx(b["probability_of_default"], abs=1e-6)
-        and without_pd(a) == without_pd(b)
+        a["probability_of_default"] == pytest.approx(b["probability_of_default"], abs=1e-6) and without_pd(a) == without_pd(b)
         for a, b in zip(some, others, strict=True)
     )
 
@@ -201,8 +200,10 @@ def test_csv_errors_name_lines(client):
     whole = client.post("/predict/batch", **ask)
     assert whole.status_code == 422 and whole.json()["detail"] == "2 of 3 applications cannot be used"
     assert [(f["index"], f["line"], f.get("field")) for f in whole.json()["errors"]] == [
-        (1, 4, None), (2, 6, "loan_amnt"), (2, 6, "term"),
-    ]  # fmt: skip
+        (1, 4, None),
+        (2, 6, "loan_amnt"),
+        (2, 6, "term"),
+    ]
     partial = client.post("/predict/batch?partial=true", **ask)
     assert partial.status_code == 200
     first, second, third = partial.json()

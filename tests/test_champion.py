@@ -345,8 +345,12 @@ def test_version_is_refused_where_a_feature_rule_has_changed(settings, poller, m
     monkeypatch.setattr(features, "income", lambda raw: raw.number("annual_inc"))  # of joint applications too
     poller.poll()
     assert poller.outcomes[-1] == "refused" and poller.scorer.version == "1"
-    for part in (r"version 2 gives \d+ of \d+ examples another probability", "instead of", "annual_inc_joint is given",
-                 "serve it with lending-club"):  # fmt: skip
+    for part in (
+        r"version 2 gives \d+ of \d+ examples another probability",
+        "instead of",
+        "annual_inc_joint is given",
+        "serve it with lending-club",
+    ):
         assert re.search(part, poller.last_error), poller.last_error
     monkeypatch.undo()
     point(settings, "2")

@@ -115,11 +115,14 @@ def open_runs(settings, client) -> set:
     return {run.info.run_name for run in found}
 
 
-@pytest.mark.parametrize("module, stages", [
-    ("core/networks.py", {"03_hpo", "04_train"}),
-    ("train.py", {"04_train"}),
-    ("serving/app.py", set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "module, stages",
+    [
+        ("core/networks.py", {"03_hpo", "04_train"}),
+        ("train.py", {"04_train"}),
+        ("serving/app.py", set()),
+    ],
+)
 def test_a_stages_key_changes_with_the_code_behind_it(settings, tmp_path, module, stages):
     copy = Path(shutil.copytree(package_folder(), tmp_path / "lending_club"))
     before = {stage: stage_key(settings, stage, {}) for stage in STAGES}
@@ -230,11 +233,14 @@ def test_empty_file(project):
     assert "loans.csv is empty" in last_error(lending_club("run", "--data", "loans.csv", cwd=project))
 
 
-@pytest.mark.parametrize("option, value, says", [
-    ("--train-end", "2016-13-01", "train_end is '2016-13-01'; it must be a date, written like 2016-01-01"),
-    ("--val-end", "2015-01-01", "train_end (2016-01-01) must lie before val_end (2015-01-01)"),
-    ("--epochs", "many", "epochs is 'many'; it must be a whole number of at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option, value, says",
+    [
+        ("--train-end", "2016-13-01", "train_end is '2016-13-01'; it must be a date, written like 2016-01-01"),
+        ("--val-end", "2015-01-01", "train_end (2016-01-01) must lie before val_end (2015-01-01)"),
+        ("--epochs", "many", "epochs is 'many'; it must be a whole number of at least 1"),
+    ],
+)
 def test_bad_option(project, option, value, says):
     assert says in last_error(lending_club("run", option, value, cwd=project))
 

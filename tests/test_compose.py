@@ -117,9 +117,13 @@ def test_each_service_is_restarted_checked_and_waited_for(stack):
             wanted = "service_completed_successfully" if other == "bucket" else "service_healthy"
             assert condition["condition"] == wanted, (name, other)
     assert {name: sorted(s.get("depends_on", ())) for name, s in known.items()} == {
-        "postgres": [], "minio": [], "bucket": ["minio"], "mlflow": ["bucket", "postgres"],
-        "jupyter": ["mlflow"], "api": ["mlflow"],
-    }  # fmt: skip
+        "postgres": [],
+        "minio": [],
+        "bucket": ["minio"],
+        "mlflow": ["bucket", "postgres"],
+        "jupyter": ["mlflow"],
+        "api": ["mlflow"],
+    }
 
 
 def test_nothing_runs_as_root_or_with_privileges(stack):
@@ -141,12 +145,20 @@ HOLDERS = {
     "minio": {"S3_ACCESS_KEY", "S3_SECRET_KEY"},
     "bucket": {"S3_ACCESS_KEY", "S3_SECRET_KEY"},
     "mlflow": {
-        "S3_ACCESS_KEY", "S3_SECRET_KEY", "MLFLOW_DB_PASSWORD", "MLFLOW_AUTH_DB_PASSWORD", "MLFLOW_ADMIN_PASSWORD",
-        "MLFLOW_PIPELINE_PASSWORD", "MLFLOW_API_PASSWORD", "MLFLOW_FLASK_SECRET", "MLFLOW_WEBHOOK_FERNET_KEY", "WEBHOOK_SECRET",
+        "S3_ACCESS_KEY",
+        "S3_SECRET_KEY",
+        "MLFLOW_DB_PASSWORD",
+        "MLFLOW_AUTH_DB_PASSWORD",
+        "MLFLOW_ADMIN_PASSWORD",
+        "MLFLOW_PIPELINE_PASSWORD",
+        "MLFLOW_API_PASSWORD",
+        "MLFLOW_FLASK_SECRET",
+        "MLFLOW_WEBHOOK_FERNET_KEY",
+        "WEBHOOK_SECRET",
     },
     "jupyter": {"JUPYTER_TOKEN", "MLFLOW_PIPELINE_PASSWORD", "OPTUNA_DB_PASSWORD"},
     "api": {"MLFLOW_API_PASSWORD", "WEBHOOK_SECRET"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("overrides", [(), (SEAWEEDFS,)], ids=["minio", "seaweedfs"])

@@ -121,7 +121,7 @@ def hive(loans, folder, write_part):
 
 def spark(loans) -> str:
     "As Spark writes it: a backslash before a quotation mark, quotation marks where they are needed."
-    quoted = loans.map(lambda value: value if not isinstance(value, str) else value.replace('"', '\0'))
+    quoted = loans.map(lambda value: value if not isinstance(value, str) else value.replace('"', "\0"))
     return as_csv(quoted, quoting=csv.QUOTE_NONNUMERIC).replace("\0", '\\"')
 
 
@@ -153,11 +153,13 @@ CONTAINERS = {
         },
     ),
     "folder named like a file": lambda loans, folder: write(folder / "a.csv" / "a.csv", as_csv(loans)).parent,
-    "unpacked beside its archive": lambda loans, folder: [
-        write(folder / "a" / "a.csv" / "A.csv", as_csv(loans)),
-        write(folder / "a" / "a.csv.gz", gzip.compress(as_csv(loans).encode())),
-        write(folder / "a" / "a (1).csv", as_csv(loans)),
-    ][0].parent.parent,
+    "unpacked beside its archive": lambda loans, folder: (
+        [
+            write(folder / "a" / "a.csv" / "A.csv", as_csv(loans)),
+            write(folder / "a" / "a.csv.gz", gzip.compress(as_csv(loans).encode())),
+            write(folder / "a" / "a (1).csv", as_csv(loans)),
+        ][0].parent.parent
+    ),
     "quarters": lambda loans, folder: folder_of_quarters(loans, folder / "q"),
     "pattern": lambda loans, folder: folder_of_quarters(loans, folder / "q") / "LoanStats_*.csv",
     "pattern over folders": lambda loans, folder: folder_of_quarters(loans, folder / "q" / "x").parent / "**" / "Loan*",
@@ -204,16 +206,17 @@ CONTAINERS = {
     "joined xz": lambda loans, folder: write(
         folder / "l.csv.xz", b"".join(lzma.compress(as_csv(p).encode()) for p in thirds(loans))
     ),
-    "joined zst": lambda loans, folder: write(
-        folder / "l.csv.zst", b"".join(zst(as_csv(p).encode()) for p in thirds(loans))
+    "joined zst": lambda loans, folder: write(folder / "l.csv.zst", b"".join(zst(as_csv(p).encode()) for p in thirds(loans))),
+    "spark": lambda loans, folder: (
+        [write(folder / "s" / f"part-0000{i}-7f.c000.csv", spark(part)) for i, part in enumerate(thirds(loans))][0].parent
     ),
-    "spark": lambda loans, folder: [
-        write(folder / "s" / f"part-0000{i}-7f.c000.csv", spark(part)) for i, part in enumerate(thirds(loans))
-    ][0].parent,
-    "spark with an empty part": lambda loans, folder: [
-        write(folder / "s" / "part-0.csv", as_csv(loans)), write(folder / "s" / "part-1.csv", as_csv(loans[:0])),
-        write(folder / "s" / "part-2.csv", ""),
-    ][0].parent,  # fmt: skip
+    "spark with an empty part": lambda loans, folder: (
+        [
+            write(folder / "s" / "part-0.csv", as_csv(loans)),
+            write(folder / "s" / "part-1.csv", as_csv(loans[:0])),
+            write(folder / "s" / "part-2.csv", ""),
+        ][0].parent
+    ),
     "hive parquet": lambda loans, folder: hive(
         loans, folder / "h", lambda part, at: [at.mkdir(parents=True), part.to_parquet(at / "part-0.parquet")]
     ),
@@ -240,7 +243,7 @@ CONTAINERS = {
     "aliases": lambda loans, folder: write(
         folder / "l.csv", as_csv(loans.rename(columns={"open_act_il": "open_il_6m", "verification_status": "is_inc_v"}))
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -330,7 +333,8 @@ REFUSED = {
     "rejected": (lambda: REJECTED, ["holds rejected applications"]),
     "rejected, renamed": (lambda: REJECTED_RENAMED, ["holds rejected applications"]),
     "another table": (
-        lambda: "id,dti,grade\n1,2,A\n", ["is no table of loans", "lacks the required columns loan_status, issue_d"],
+        lambda: "id,dti,grade\n1,2,A\n",
+        ["is no table of loans", "lacks the required columns loan_status, issue_d"],
     ),
     "no income": (
         lambda: as_csv(draw(40).loans.drop(columns="annual_inc")),
@@ -346,10 +350,12 @@ REFUSED = {
     "cut in a line": (lambda: small().rstrip("\n")[:-30], ["line 41 has", "where the header has 8", CUT]),
     "short last line": (lambda: small() + "1,2,3\n", ["line 42 has 3 fields", "correct or delete"]),
     "short line before a header": (
-        lambda: small() + "1,2,3\n" + small(), ["line 42 has 3 fields", "correct or delete"],
+        lambda: small() + "1,2,3\n" + small(),
+        ["line 42 has 3 fields", "correct or delete"],
     ),
     "other separator": (
-        lambda: small().replace(",", "~"), ["column names in a form that is not read: 'id~", "commas, semicolons"],
+        lambda: small().replace(",", "~"),
+        ["column names in a form that is not read: 'id~", "commas, semicolons"],
     ),
     "names of a database": (
         lambda: small().replace(",", ",t.").split("\n")[0] + "\n" + small().split("\n", 1)[1],
@@ -358,13 +364,16 @@ REFUSED = {
     "fixed width": (lambda: draw(40).loans.iloc[:, :12].to_string(index=False), ["column names in a form that is not read"]),
     "HTML table": (lambda: draw(40).loans.to_html(index=False), ["is an HTML table", "save it as"]),
     "lines of two kinds": (
-        lambda: small() + small().replace("\n", "\r"), ["line 42: lines end in two ways, in CR and in LF"],
+        lambda: small() + small().replace("\n", "\r"),
+        ["line 42: lines end in two ways, in CR and in LF"],
     ),
     "old lines around a new one": (
-        lambda: small().replace("\n", "\r") + 'x,"a\nb"\r', ["line ends of two kinds, CR and LF"],
+        lambda: small().replace("\n", "\r") + 'x,"a\nb"\r',
+        ["line ends of two kinds, CR and LF"],
     ),
     "a second header without amount": (
-        lambda: small() + small().replace("loan_amnt", "amount", 1), ["lacks the required column 'loan_amnt'"],
+        lambda: small() + small().replace("loan_amnt", "amount", 1),
+        ["lacks the required column 'loan_amnt'"],
     ),
     "cut in the second of two": (lambda: small() + SUMMARY + small().rstrip("\n")[:-30], ["line 86 has", CUT]),
     "cut parquet": (lambda: draw(40).loans.to_parquet()[:-300], ["Parquet file that is cut off or damaged", "download or write"]),
@@ -380,8 +389,10 @@ REFUSED = {
         ["line 20: a quotation mark opens a text that runs on to line"],
     ),
     "two quotation marks open": (
-        lambda: "\n".join(f'{line[: line.rindex(",") + 1]}"{line[line.rindex(",") + 1 :]}' if i in (9, 29) else line
-                          for i, line in enumerate(small().split("\n"))),
+        lambda: "\n".join(
+            f'{line[: line.rindex(",") + 1]}"{line[line.rindex(",") + 1 :]}' if i in (9, 29) else line
+            for i, line in enumerate(small().split("\n"))
+        ),
         ["line 10: a quotation mark opens a text that runs on to line 30 and swallows the loans between"],
     ),
     "joined in a line": (lambda: small().rstrip("\n") + small(), ["line 41 has", "a header begins in it", "join them with one"]),
@@ -391,10 +402,11 @@ REFUSED = {
     ),
     "only a header": (lambda: small(1).split("\n")[0] + "\n", ["has a header but no loans"]),
     "encrypted zip": (
-        lambda: workbook("l.csv").replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"), ["is encrypted", "unpack it"],
+        lambda: workbook("l.csv").replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),
+        ["is encrypted", "unpack it"],
     ),
     "empty zip": (lambda: b"PK\5\6" + bytes(18), ["holds no table of loans", "it is empty"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -420,10 +432,17 @@ def test_a_part_without_header_is_not_passed_over(tmp_path):
 def test_what_is_passed_over_is_in_the_log(loans, tmp_path, caplog):
     caplog.set_level("INFO")
     read_loans(folder_of_quarters(loans, tmp_path / "q"))
-    for name in ("README.md", "LCDataDictionary.csv", "rejected_2016.csv holds rejected applications", "logo.png",
-                 "RejectStatsD.csv holds rejected", "rejected.parquet holds rejected",
-                 "payments.csv is no table of loans", "features.csv is no table",
-                 "unemployment.parquet is no table"):  # fmt: skip
+    for name in (
+        "README.md",
+        "LCDataDictionary.csv",
+        "rejected_2016.csv holds rejected applications",
+        "logo.png",
+        "RejectStatsD.csv holds rejected",
+        "rejected.parquet holds rejected",
+        "payments.csv is no table of loans",
+        "features.csv is no table",
+        "unemployment.parquet is no table",
+    ):
         assert any("passed over: " in line and name in line for line in caplog.messages), name
     assert any("3 tables were read" in line and "LoanStats_2016Q1.csv (300)" in line for line in caplog.messages)
     assert not any("left out by its name" in line for line in caplog.messages)

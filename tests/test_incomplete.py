@@ -134,8 +134,9 @@ def test_each_way_decides_on_the_pd_that_it_shows():
     for answer in [*together, *alone]:
         assert answer["probability_of_default"] == round(answer["probability_of_default"], 7)
         assert answer["prediction"] == int(answer["probability_of_default"] >= answer["threshold"])
-    np.testing.assert_allclose([a["probability_of_default"] for a in together], [a["probability_of_default"] for a in alone],
-                               rtol=0, atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        [a["probability_of_default"] for a in together], [a["probability_of_default"] for a in alone], rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.slow

@@ -24,9 +24,11 @@ from lending_club.serving.scorer import Scorer
 from lending_club.train import train
 
 PRICE = {"int_rate", "installment", "grade", "sub_grade"}
-PRICED = ({"int_rate": 5.31, "installment": 20.0, "grade": "A", "sub_grade": "A1"},
-          {"int_rate": 30.99, "installment": 9_999.0, "grade": "G", "sub_grade": "G5"},
-          dict.fromkeys(PRICE))  # fmt: skip
+PRICED = (
+    {"int_rate": 5.31, "installment": 20.0, "grade": "A", "sub_grade": "A1"},
+    {"int_rate": 30.99, "installment": 9_999.0, "grade": "G", "sub_grade": "G5"},
+    dict.fromkeys(PRICE),
+)
 
 
 @pytest.fixture(scope="module", params=["time_to_event", "final_status"])
@@ -101,8 +103,12 @@ def test_search_and_training_fit_on_the_same_matrix(version):
     assert prepare["encode"].numeric_ == result.pipeline["encode"].numeric_ and not PRICE & set(prepare["features"].columns_)
     wide, more = fit_preprocessing(result.splits, dataclasses.replace(settings, inputs="all"))
     assert set(wide["encode"].numeric_) - set(prepare["encode"].numeric_) == {
-        "sub_grade_number", "log_installment", "dti_with_loan", "payment_to_income", "int_rate"
-    }  # fmt: skip
+        "sub_grade_number",
+        "log_installment",
+        "dti_with_loan",
+        "payment_to_income",
+        "int_rate",
+    }
     assert more[0].shape[1] > parts[0].shape[1]
 
 

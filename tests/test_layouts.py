@@ -212,7 +212,7 @@ EQUAL = {
     "ids with decimals in one of two downloads": lambda loans: pd.concat(
         [loans[:600].assign(id=[f"{i}.0" if i else "" for i in loans["id"][:600]]), loans[600:], overlap(loans)[len(loans) :]]
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", EQUAL)
@@ -262,7 +262,7 @@ PARQUET = {
     "terms as numbers": as_type({"term": lambda values: pa.array([int(v.strip()[:2]) for v in values.to_pylist()], pa.int8())}),
     "terms as floats": as_type({"term": lambda values: pa.array([float(v.strip()[:2]) for v in values.to_pylist()])}),
     "ids as numbers": as_type({"id": lambda values: values.cast(pa.int64())}),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -307,11 +307,13 @@ REFUSED = {  # kind to its rewriting and what the message has to name
     "issue_d only years": (month("%Y", "issue_d"), ["issue_d", "Dec-2015"]),
     "issue_d 12/11, month and year of two digits": (month("%m/%y", "issue_d"), ["issue_d", "Dec-2015"]),
     "issue_d day first and month first": (
-        both_orders, ["issue_d", "/13/", "Dec-2015"],
+        both_orders,
+        ["issue_d", "/13/", "Dec-2015"],
     ),
     "issue_d 11/12/01, the year first": (month("%y/%m/%d", "issue_d"), ["issue_d", "Dec-2015"]),
     "issue_d moved to another time zone": (
-        each("issue_d", lambda text: f"{stamp(text) - pd.Timedelta(hours=5):%Y-%m-%dT%H:%M:%SZ}"), ["issue_d", "T19:00:00Z"],
+        each("issue_d", lambda text: f"{stamp(text) - pd.Timedelta(hours=5):%Y-%m-%dT%H:%M:%SZ}"),
+        ["issue_d", "T19:00:00Z"],
     ),
     "issue_d of quarters": (each("issue_d", lambda text: f"{stamp(text).year}Q{stamp(text).quarter}"), ["issue_d", "Dec-2015"]),
     "earliest_cr_line unreadable": (set_to("earliest_cr_line", "long ago"), ["earliest_cr_line", "'long ago'", "Dec-2015"]),
@@ -348,9 +350,10 @@ REFUSED = {  # kind to its rewriting and what the message has to name
         ["equal another loan", "max_repeated"],
     ),
     "rows that repeat, without ids": (
-        lambda loans: pd.concat([loans, loans[:300]]).assign(id=""), ["equal another loan", "annual_inc", "max_repeated"],
+        lambda loans: pd.concat([loans, loans[:300]]).assign(id=""),
+        ["equal another loan", "annual_inc", "max_repeated"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)

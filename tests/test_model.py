@@ -17,8 +17,17 @@ from lending_club.core.networks import LoanMLP, LoanTabM, MemberLinear, NumericE
 from lending_club.core.registry import connect, version_by_alias
 from lending_club.train import train
 
-TINY = {"max_epochs": 20, "module__k": 2, "module__width": 8, "module__blocks": 1, "module__embedding": 2, "lr": 1e-2,
-        "batch_size": 16, "averaging": 0.9, "callbacks__progress": None}  # fmt: skip
+TINY = {
+    "max_epochs": 20,
+    "module__k": 2,
+    "module__width": 8,
+    "module__blocks": 1,
+    "module__embedding": 2,
+    "lr": 1e-2,
+    "batch_size": 16,
+    "averaging": 0.9,
+    "callbacks__progress": None,
+}
 
 # What scikit-learn asks for and this cannot give, with the reason. `LoanNet` itself leaves the checking of input to it.
 NOT_FOR_SEED_AVERAGE = {"check_fit2d_1sample": "one loan has one outcome, and the error says that"}

@@ -205,10 +205,19 @@ def test_a_portfolio_of_running_loans():
     assert flows[0, :12].sum() == 0 and flows[0, 12] > 0
 
 
-@pytest.mark.parametrize("wrong", [
-    {"amount": [0.0]}, {"amount": [np.nan]}, {"amount": [1.0, 2.0]}, {"rate": [-1.0]}, {"rate": [np.nan]}, {"term": [0]},
-    {"term": [36.5]}, {"term": [61]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"amount": [0.0]},
+        {"amount": [np.nan]},
+        {"amount": [1.0, 2.0]},
+        {"rate": [-1.0]},
+        {"rate": [np.nan]},
+        {"term": [0]},
+        {"term": [36.5]},
+        {"term": [61]},
+    ],
+)
 def test_loans_that_no_cash_flow_can_be_made_of(wrong):
     loan = {"amount": [1e4], "rate": [12.0], "term": [36], "cumulative": np.zeros((1, MONTHS, 2))} | wrong
     for compute in (expected_cash_flows, expected_loss, lambda **own: net_present_value(**own, yearly_rate=0.0)):
@@ -225,15 +234,31 @@ def test_balances_fall_to_zero():
 def test_policies_of_three_loans_by_hand():
     "Profit, gain and NPV of a backtest whose payments are known: one paid, one charged off, one repaid in a month."
     realised = Realised(
-        lent=np.array([1_000.0, 1_000.0, 500.0]), instalments=np.array([100.0, 50.0, 0.0]), last=np.array([100.0, 50.0, 510.0]),
-        months=np.array([12.0, 4.0, 1.0]), recovered=np.array([0.0, 80.0, 0.0]), recovery_month=np.array([1, 21, 1]),
-    )  # fmt: skip
-    test = pd.DataFrame({"default": [0.0, 1.0, 0.0], "sub_grade": ["A1", "B1", "C1"], "grade": ["A", "B", "C"],
-                         "term": " 36 months"})  # fmt: skip
+        lent=np.array([1_000.0, 1_000.0, 500.0]),
+        instalments=np.array([100.0, 50.0, 0.0]),
+        last=np.array([100.0, 50.0, 510.0]),
+        months=np.array([12.0, 4.0, 1.0]),
+        recovered=np.array([0.0, 80.0, 0.0]),
+        recovery_month=np.array([1, 21, 1]),
+    )
+    test = pd.DataFrame(
+        {"default": [0.0, 1.0, 0.0], "sub_grade": ["A1", "B1", "C1"], "grade": ["A", "B", "C"], "term": " 36 months"}
+    )
     own = {"funding_cost": 0.12, "hurdle_rate": 0.2}
     some = np.array([True, False, True])
-    backtest = Backtest(None, test, 0, False, own, {}, np.array([0.1, 0.2, 0.3]), np.array([50.0, -9.0, 5.0]),
-                        np.array([60.0, -8.0, 6.0]), {"f1": some}, realised)  # fmt: skip
+    backtest = Backtest(
+        None,
+        test,
+        0,
+        False,
+        own,
+        {},
+        np.array([0.1, 0.2, 0.3]),
+        np.array([50.0, -9.0, 5.0]),
+        np.array([60.0, -8.0, 6.0]),
+        {"f1": some},
+        realised,
+    )
     found = policy_results(backtest)
 
     def worth(yearly: float) -> list[float]:

@@ -32,8 +32,11 @@ from lending_club.train import train
 
 MONTHS = [f"{m}-{y}" for y in range(1900, 2100) for m in "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()]
 REPEATABLE = {
-    "derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck),
-}  # fmt: skip
+    "derandomize": True,
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+}
 
 
 def field_values(column):
@@ -201,10 +204,15 @@ def test_any_application_gets_one_probability(served):
 
 
 ODD = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers(), max_size=2)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.lists(st.integers(), max_size=2)
     | st.sampled_from(["36 months ", "10+  years", "Dec-2015", " dec-2015", "Dec-20१५", 10**400, 2**63, "x" * 1_001, {}, 0, -1])
     | st.sampled_from(["36m", 36, "5", "rent", "NA", "nan", r"\N", " 10.65%", "$1,234.50", "1,5,0", "1e3", "2015-12-01"])
-)  # fmt: skip
+)
 
 
 def in_table(table) -> list[dict]:

@@ -31,8 +31,14 @@ from lending_club.train import check_decision, train
 
 ASSUMPTIONS = {"recovery_rate": 0.07, "recovery_lag": 9, "servicing_fee": 0.01}
 RULES = {"assumptions": ASSUMPTIONS, "funding_cost": 0.04, "hurdle_rate": 0.07}
-RETURN = {"name": "return", "figure": "net_present_value", "unit": "USD", "bar": 0.0, "yearly_rate": 0.07,
-          "assumptions": ASSUMPTIONS}  # fmt: skip
+RETURN = {
+    "name": "return",
+    "figure": "net_present_value",
+    "unit": "USD",
+    "bar": 0.0,
+    "yearly_rate": 0.07,
+    "assumptions": ASSUMPTIONS,
+}
 GOLDEN = REPO / "tests" / "golden" / "0.3.0"
 
 
@@ -51,8 +57,11 @@ def safest() -> dict:
 
 
 SAFE = safest()
-OFFERS = [SAFE | {"int_rate": rate, "installment": None, "term": term, "grade": "C", "sub_grade": "C3"}
-          for rate in (5.0, 14.0, 28.0) for term in (" 36 months", " 60 months")]  # fmt: skip
+OFFERS = [
+    SAFE | {"int_rate": rate, "installment": None, "term": term, "grade": "C", "sub_grade": "C3"}
+    for rate in (5.0, 14.0, 28.0)
+    for term in (" 36 months", " 60 months")
+]
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +149,13 @@ def test_a_policy_of_the_pd_decides_without_a_rate(policy):
 
 def test_a_version_of_an_earlier_release_decides_by_f1():
     answer = with_card().score([EXAMPLE_APPLICATION])[0]
-    assert answer["policy"] == {"name": "f1", "figure": "probability_of_default", "value": answer["probability_of_default"],
-                                "bar": answer["threshold"], "unit": ""}  # fmt: skip
+    assert answer["policy"] == {
+        "name": "f1",
+        "figure": "probability_of_default",
+        "value": answer["probability_of_default"],
+        "bar": answer["threshold"],
+        "unit": "",
+    }
 
 
 def test_money_of_a_version_without_curves_or_assumptions():
@@ -201,8 +215,13 @@ def ask(url: str, application: dict) -> dict:
 @pytest.mark.slow
 def test_each_policy_is_registered_promoted_and_served(project, tmp_path):
     "The chain, once for each policy, in one registry; the running service takes each champion."
-    parameters = {"f1": {}, "cost": {"cost_ratio": 3.0}, "approval_rate": {"approval_rate": 0.6},
-                  "profit": {"funding_cost": 0.05}, "return": {"hurdle_rate": 0.09}}  # fmt: skip
+    parameters = {
+        "f1": {},
+        "cost": {"cost_ratio": 3.0},
+        "approval_rate": {"approval_rate": 0.6},
+        "profit": {"funding_cost": 0.05},
+        "return": {"hurdle_rate": 0.09},
+    }
     with service(project, tmp_path, POLL_INTERVAL="0.2") as url:
         for number, (policy, own) in enumerate(parameters.items(), 1):
             settings = dataclasses.replace(load_settings(), policy=policy, backtest_as_of="off", **own)
@@ -265,8 +284,14 @@ def test_a_backtest_from_the_run_to_the_card(project, last_year):
     loans = draw(len(issued), seed=4, issued=issued).loans
     loans.loc[loans.index[::500], "total_pymnt"] = np.nan  # a few do not tell what they paid
     loans.to_csv("old.csv", index=False)
-    settings = dataclasses.replace(load_settings(), data_path="old.csv", policy="return", target="time_to_event",
-                                   train_end=date(last_year - 1, 1, 1), val_end=date(last_year, 1, 1))  # fmt: skip
+    settings = dataclasses.replace(
+        load_settings(),
+        data_path="old.csv",
+        policy="return",
+        target="time_to_event",
+        train_end=date(last_year - 1, 1, 1),
+        val_end=date(last_year, 1, 1),
+    )
     trained = train(settings)
     own = trained.card["backtest"]
     assert own["own_fit"] == (last_year == 2015) and own["as_of"] == {2012: "2012-01", 2015: "2013-04"}[last_year]
@@ -275,5 +300,7 @@ def test_a_backtest_from_the_run_to_the_card(project, last_year):
     assert named <= set(own["policies"])
     assert committee_table(own, trained.money["policies"]).to_html().count("<tr") == len(own["policies"]) + 1
     files = {artifact.path for artifact in connect(settings).list_artifacts(trained.run_id, "backtest")}
-    assert files == {f"backtest/{name}" for name in ("policies.csv", "deciles.csv", "terms.csv", "approval_curves.csv",
-                                                     "approval.png", "deciles.png")}  # fmt: skip
+    assert files == {
+        f"backtest/{name}"
+        for name in ("policies.csv", "deciles.csv", "terms.csv", "approval_curves.csv", "approval.png", "deciles.png")
+    }

@@ -89,8 +89,10 @@ def test_one_module_one_notebook():
         exported |= dict.fromkeys(names, notebook)
     assert set(exported) == {dotted(path) for path in FILES}
     assert [p.stem for p in NOTEBOOKS if p.parent == REPO / "nbs"] == [
-        *(f"{number:02}_{stage}" for number, stage in enumerate(STAGES)), "cli", "index",
-    ]  # fmt: skip
+        *(f"{number:02}_{stage}" for number, stage in enumerate(STAGES)),
+        "cli",
+        "index",
+    ]
 
 
 def test_no_module_imports_itself_through_others(graph, structure):

@@ -96,8 +96,9 @@ def run() -> SimpleNamespace:
     loans = clean_loans(draw(settings.sample_rows).loans, target="time_to_event")
     splits = temporal_split(loans, settings.train_end, settings.val_end)
     fitted = fit_networks(splits, SMALL, settings, progress=False)
-    return SimpleNamespace(settings=settings, splits=splits, fitted=fitted,
-                           unseen=refer_band.out_of_fold_pds(splits, fitted, settings, folds=3))  # fmt: skip
+    return SimpleNamespace(
+        settings=settings, splits=splits, fitted=fitted, unseen=refer_band.out_of_fold_pds(splits, fitted, settings, folds=3)
+    )
 
 
 def test_the_outcomes_of_a_fold_do_not_change_its_own_pds(run, monkeypatch):

@@ -79,15 +79,23 @@ SPELT = {  # another spelling, and what it means
     "verification_status": [("VERIFIED - income source", "Source Verified"), ("not verified", "Not Verified")],
     "purpose": [("Debt Consolidation", "debt_consolidation"), (r"\N", None)],
     "sub_grade": [("b4", "B4")],
-    "issue_d": [("2015-12-01", "Dec-2015"), ("2015-12", "Dec-2015"), ("Dec-15", "Dec-2015"), ("dec-2015", "Dec-2015"),
-                ("December 2015", "Dec-2015"), (" Dec-2015 ", "Dec-2015"), ("2015-12-01 00:00:00", "Dec-2015"), ("nan", None)],
+    "issue_d": [
+        ("2015-12-01", "Dec-2015"),
+        ("2015-12", "Dec-2015"),
+        ("Dec-15", "Dec-2015"),
+        ("dec-2015", "Dec-2015"),
+        ("December 2015", "Dec-2015"),
+        (" Dec-2015 ", "Dec-2015"),
+        ("2015-12-01 00:00:00", "Dec-2015"),
+        ("nan", None),
+    ],
     "earliest_cr_line": [("Jan-85", "Jan-1985"), ("1985-01-01", "Jan-1985"), ("NaT", None)],
     "int_rate": [(" 10.65%", 10.65), ("10.65", 10.65), ("1.065e1", 10.65), ("NaN", None)],
     "revol_util": [("83.7%", 83.7), ("", None)],
     "annual_inc": [("50000", 50_000), ("$50,000.00", 50_000), (" 5e4", 50_000)],
     "revol_bal": [("1,234", 1_234), ("-", None), ("#N/A", None)],
     "dti": [("13.56", 13.56), ("-1", -1), ("None", None)],
-}  # fmt: skip
+}
 
 
 def csv_table(*applications):
@@ -113,8 +121,9 @@ def test_other_spellings_mean_what_they_mean_in_a_file(name, sent, read):
 NO_CENTURY = "no possible year ends in these two digits: send the year with four"
 NO_MONTH = {
     "12/1/2015": "not certain which of two numbers is the month: send it as Dec-2011 or 2011-12",
-    "Dec-75": NO_CENTURY, "Dec-06": NO_CENTURY,
-} | dict.fromkeys(["15-12", "Dec-1899", "Jan-2100", "2015", "soon", "x" * 101], "not a month")  # fmt: skip
+    "Dec-75": NO_CENTURY,
+    "Dec-06": NO_CENTURY,
+} | dict.fromkeys(["15-12", "Dec-1899", "Jan-2100", "2015", "soon", "x" * 101], "not a month")
 
 
 @pytest.mark.parametrize("value", NO_MONTH)
@@ -595,7 +604,7 @@ def test_a_comma_means_the_same_in_the_whole_column():
 
 def test_a_description_may_be_long_and_have_commas():
     header, long, lines = "loan_amnt,term,annual_inc,desc", "rent, " * 40_000, "one\n" + "a, " * 12_000 + "\nthree"
-    text = f"{header}\n5000,36m,50000,\"{long}\"\n5000,36m,60000,\"{lines}\"\n"
+    text = f'{header}\n5000,36m,50000,"{long}"\n5000,36m,60000,"{lines}"\n'
     assert read_csv_batch(text.encode(), 10).table.number("annual_inc").tolist() == [50_000, 60_000]
     cells = refused(read_csv_batch, f"loan_amnt,term,annual_inc\n5000,36m,50000{',' * 20_000}\n".encode(), 10)
     assert "more than 10,000 commas" in str(cells)

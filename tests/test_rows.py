@@ -122,7 +122,7 @@ LAYOUTS = {
     "names in capitals": lambda row: {name.upper(): value for name, value in row.items()},
     "names of 2015": lambda row: {{"open_act_il": "open_il_6m"}.get(name, name): value for name, value in row.items()},
     "texts that nobody reads": lambda row: row | TEXTS,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -347,26 +347,32 @@ def test_artifacts_that_did_not_come_along_are_asked_for(ran, tmp_path, original
 # --- before the first stage
 
 
-@pytest.mark.parametrize("setting, says", [
-    ("network = tabn", "settings.ini: network is 'tabn'; it must be 'tabm' or 'mlp'. Did you mean 'tabm'?"),
-    ("torch_device = gpu", "torch_device is 'gpu'; it must be 'auto', 'cpu', 'cuda' or cuda:1"),
-    ("torch_device = cuda:99", "torch_device is 'cuda:99', but PyTorch finds"),
-    ("log_format = xml", "log_format is 'xml'; it must be 'json' or 'text'"),
-    ("candidate_alias = latest", "candidate_alias is 'latest'; it must be an alias"),
-    ("candidate_alias = champion", "candidate_alias and champion_alias are both 'champion'"),
-    ("registered_model_name = a/b", "registered_model_name is 'a/b'; it must be a name without / and :"),
-    ("search_minutes = inf", "search_minutes is 'inf'; it must be a number of at least 0"),
-    ("data_path = loans.csv", "there is no file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting, says",
+    [
+        ("network = tabn", "settings.ini: network is 'tabn'; it must be 'tabm' or 'mlp'. Did you mean 'tabm'?"),
+        ("torch_device = gpu", "torch_device is 'gpu'; it must be 'auto', 'cpu', 'cuda' or cuda:1"),
+        ("torch_device = cuda:99", "torch_device is 'cuda:99', but PyTorch finds"),
+        ("log_format = xml", "log_format is 'xml'; it must be 'json' or 'text'"),
+        ("candidate_alias = latest", "candidate_alias is 'latest'; it must be an alias"),
+        ("candidate_alias = champion", "candidate_alias and champion_alias are both 'champion'"),
+        ("registered_model_name = a/b", "registered_model_name is 'a/b'; it must be a name without / and :"),
+        ("search_minutes = inf", "search_minutes is 'inf'; it must be a number of at least 0"),
+        ("data_path = loans.csv", "there is no file"),
+    ],
+)
 def test_a_setting_that_cannot_work_is_named_before_the_first_stage(tmp_path, setting, says):
     done = lending_club("run", cwd=quick_project(tmp_path / "project", f"{TINY}{setting}\n"))
     assert says in last_error(done) and "[1/5]" not in done.stderr
 
 
-@pytest.mark.parametrize("statuses, says", [
-    (["Current", "Issued"], "no ended ones"),
-    (["Fully Paid", "Current"], "no bad ones"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "statuses, says",
+    [
+        (["Current", "Issued"], "no ended ones"),
+        (["Fully Paid", "Current"], "no bad ones"),
+    ],
+)
 def test_loans_that_cannot_be_learnt_from_are_refused_before_the_first_stage(tmp_path, statuses, says):
     project, loans = quick_project(tmp_path / "project"), draw(300).loans
     loans["loan_status"] = [statuses[i % len(statuses)] for i in range(len(loans))]
@@ -407,14 +413,17 @@ def test_a_deleted_experiment_is_named_before_the_first_stage(tmp_path):
     assert "[1/5]" not in done.stderr
 
 
-@pytest.mark.parametrize("file, schema, says", [
-    ("mlflow.db", "451aebb31d03", "bring it up to date with: mlflow db upgrade sqlite:///"),
-    ("mlflow.db", "ffffffffffff", "a newer MLflow has written it"),
-    ("optuna.db", "v3.0.0.a", "bring it up to date with: optuna storage upgrade --storage sqlite:///"),
-    ("optuna.db", "v99", "a newer Optuna has written it"),
-    ("mlflow.db", None, "mlflow.db cannot be opened"),
-    ("optuna.db", None, "optuna.db cannot be opened"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "file, schema, says",
+    [
+        ("mlflow.db", "451aebb31d03", "bring it up to date with: mlflow db upgrade sqlite:///"),
+        ("mlflow.db", "ffffffffffff", "a newer MLflow has written it"),
+        ("optuna.db", "v3.0.0.a", "bring it up to date with: optuna storage upgrade --storage sqlite:///"),
+        ("optuna.db", "v99", "a newer Optuna has written it"),
+        ("mlflow.db", None, "mlflow.db cannot be opened"),
+        ("optuna.db", None, "optuna.db cannot be opened"),
+    ],
+)
 def test_a_database_of_another_release_is_named_before_the_first_stage(tmp_path, file, schema, says):
     project = quick_project(tmp_path / "project")
     settings = load_settings(project)

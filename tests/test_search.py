@@ -50,15 +50,18 @@ hpo.suggest = suggest
 """
 
 
-@pytest.mark.parametrize("module, line, changes", [
-    ("core/networks.py", "LIMIT = 3", True),
-    ("core/features.py", "LIMIT = 3", True),
-    ("clean.py", "LIMIT = 3", True),
-    ("core/networks.py", "# a comment", False),
-    ("core/plots.py", "LIMIT = 3", False),
-    ("core/tracking.py", "LIMIT = 3", False),
-    ("core/settings.py", "LIMIT = 3", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "module, line, changes",
+    [
+        ("core/networks.py", "LIMIT = 3", True),
+        ("core/features.py", "LIMIT = 3", True),
+        ("clean.py", "LIMIT = 3", True),
+        ("core/networks.py", "# a comment", False),
+        ("core/plots.py", "LIMIT = 3", False),
+        ("core/tracking.py", "LIMIT = 3", False),
+        ("core/settings.py", "LIMIT = 3", False),
+    ],
+)
 def test_the_studys_name_changes_with_the_code_that_decides_a_trial(settings, tmp_path, module, line, changes):
     copy = Path(shutil.copytree(package_folder(), tmp_path / "lending_club"))
     before = study_name(settings, "0" * 64, copy)
@@ -68,13 +71,16 @@ def test_the_studys_name_changes_with_the_code_that_decides_a_trial(settings, tm
     assert (study_name(settings, "0" * 64, copy) != before) == changes
 
 
-@pytest.mark.parametrize("line", [
-    "from lending_club import extra",
-    "from lending_club.core import text, more",
-    "import lending_club.core.more as own",
-    "from . import more",
-    "def late():\n    from ..extra import LIMIT\n    return LIMIT",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from lending_club import extra",
+        "from lending_club.core import text, more",
+        "import lending_club.core.more as own",
+        "from . import more",
+        "def late():\n    from ..extra import LIMIT\n    return LIMIT",
+    ],
+)
 def test_every_form_of_import_counts(settings, tmp_path, line):
     copy = Path(shutil.copytree(package_folder(), tmp_path / "lending_club"))
     (copy / "extra.py").write_text("LIMIT = 1\n")
@@ -144,6 +150,7 @@ def third_is_training(settings, clean) -> bool:
 def test_those_who_share_a_study_run_its_total_and_no_more(settings, request, database):
     if database == "postgresql":
         settings = dataclasses.replace(settings, optuna_storage=new_database(request.getfixturevalue("postgres"), "turns"))
+
     def opened():
         return open_storage(settings.optuna_storage, settings.network)
 
@@ -170,7 +177,7 @@ def test_two_processes_share_a_study(postgres, project):
     (project / "settings.ini").write_text(
         f"[lending_club]\nsample_rows = 4000\nepochs = 6\ntrials = {TRIALS}\n"
         f"optuna_storage = {new_database(postgres, 'shared')}\n"
-    )  # fmt: skip
+    )
     settings = load_settings()
     clean = load_clean(settings)
     logs = [project / "first.log", project / "second.log"]

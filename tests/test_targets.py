@@ -73,8 +73,11 @@ def test_a_file_that_does_not_tell_is_trained_on_final_statuses(sample, settings
 @pytest.mark.parametrize("how", ["no column", "empty", "hardly filled"])
 def test_time_to_event_needs_a_file_that_tells(sample, settings_for, monkeypatch, how):
     few = sample["last_pymnt_d"].where(np.arange(len(sample)) % 3 == 0)
-    loans = {"no column": sample.drop(columns="last_pymnt_d"), "empty": sample.assign(last_pymnt_d=None),
-             "hardly filled": sample.assign(last_pymnt_d=few)}[how]  # fmt: skip
+    loans = {
+        "no column": sample.drop(columns="last_pymnt_d"),
+        "empty": sample.assign(last_pymnt_d=None),
+        "hardly filled": sample.assign(last_pymnt_d=few),
+    }[how]
     settings = settings_for(loans, "time_to_event")
     monkeypatch.setattr(cleaning, "clean_loans", lambda *_: pytest.fail("the error comes before the loans are cleaned"))
     with pytest.raises(DataError, match="last_pymnt_d.* cannot tell when loans ended: .* another copy .* set target = auto"):

@@ -125,16 +125,46 @@ STATE_AT = timeline.state_at
 ONE_MONTH_MORE = "known_age", lambda issued, day: np.maximum(day - issued, 0), "the last twelve months"
 SLIPS = {  # function, what is put in its place, exposure since when, term, month, ending, lowest and highest estimate over truth
     "endings of a month that is not over, without its survivors: the PD is too high": (
-        "state_at", endings_alone, "since issue", 60, 60, "charged off", 1.05, 2.0),
+        "state_at",
+        endings_alone,
+        "since issue",
+        60,
+        60,
+        "charged off",
+        1.05,
+        2.0,
+    ),
     "survivors of a month that is not over, without its arrears: the PD is too low": (
-        "is_over", lambda month, at_the_end, term, age: month <= age, "since issue", 60, 60, "charged off", 0.5, 0.95),
+        "is_over",
+        lambda month, at_the_end, term, age: month <= age,
+        "since issue",
+        60,
+        60,
+        "charged off",
+        0.5,
+        0.95,
+    ),
     "a loan paid at maturity is paid off: too many payoffs, and none is left": (
-        "is_matured", lambda bad, end, term: np.zeros(len(end), dtype=bool), "since issue", 36, 36, "paid off", 2.0, 5.0),
+        "is_matured",
+        lambda bad, end, term: np.zeros(len(end), dtype=bool),
+        "since issue",
+        36,
+        36,
+        "paid off",
+        2.0,
+        5.0,
+    ),
     "a loan that lasts until the date has survived the date's month: the PD is too low": (
-        *ONE_MONTH_MORE, 36, 30, "charged off", 0.5, 0.95),
+        *ONE_MONTH_MORE,
+        36,
+        30,
+        "charged off",
+        0.5,
+        0.95,
+    ),
     "the same for 60 months": (*ONE_MONTH_MORE, 60, 54, "charged off", 0.5, 0.95),
     "the same: too few payoffs": (*ONE_MONTH_MORE, 60, 30, "paid off", 0.5, 0.95),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)

@@ -38,15 +38,21 @@ def day_first(text: str) -> str:
 
 REFUSED = {
     "days first in all but two of a hundred": (
-        lambda loans: some(loans.assign(issue_d=loans["issue_d"].map(day_first)), "issue_d",
-                           lambda text: "/".join(np.array(text.split("/"))[[1, 0, 2]]), 0.02),
+        lambda loans: some(
+            loans.assign(issue_d=loans["issue_d"].map(day_first)),
+            "issue_d",
+            lambda text: "/".join(np.array(text.split("/"))[[1, 0, 2]]),
+            0.02,
+        ),
         "issue_d is '.*', which cannot be read",
     ),
     "issued in the century before": (
-        lambda loans: loans.assign(issue_d=loans["issue_d"].str.replace("20", "19")), "issue_d is '.*19.*', which cannot be read",
+        lambda loans: loans.assign(issue_d=loans["issue_d"].str.replace("20", "19")),
+        "issue_d is '.*19.*', which cannot be read",
     ),
     "credit lines after their loans": (
-        lambda loans: loans.assign(earliest_cr_line="Jun-2019"), "earliest_cr_line is 'Jun-2019', which cannot be read",
+        lambda loans: loans.assign(earliest_cr_line="Jun-2019"),
+        "earliest_cr_line is 'Jun-2019', which cannot be read",
     ),
     "thousands beside decimals": (
         lambda loans: some(some(loans, "annual_inc", thousands, 1), "annual_inc", lambda text: "65000,5", 0.1),
@@ -57,9 +63,10 @@ REFUSED = {
         "annual_inc has values such as '.*', whose point may separate thousands",
     ),
     "rates of one quarter as fractions": (
-        lambda loans: some(loans, "int_rate", lambda text: repr(float(text) / 100), 0.05), "int_rate holds fractions such as",
+        lambda loans: some(loans, "int_rate", lambda text: repr(float(text) / 100), 0.05),
+        "int_rate holds fractions such as",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("layout", REFUSED)
@@ -79,8 +86,12 @@ def test_credit_lines_of_the_coming_century_are_of_the_last_one(plain, tmp_path)
 
 
 ID_SPELLINGS = {
-    "spaces": " {} ", "decimals": "{}.00", "a formula": '="{}"', "an apostrophe": "'{}", "as it is": "{}",
-}  # fmt: skip
+    "spaces": " {} ",
+    "decimals": "{}.00",
+    "a formula": '="{}"',
+    "an apostrophe": "'{}",
+    "as it is": "{}",
+}
 
 
 @pytest.mark.parametrize("spelling", ID_SPELLINGS)
@@ -117,9 +128,11 @@ def test_periods_are_read_by_a_process_that_has_made_none(plain, tmp_path):
 
 
 UNITS = {
-    "thousands": ("annual_inc", 0.001), "cents": ("revol_bal", 100),
-    "fractions": ("revol_util", 0.01), "basis points": ("dti", 100),
-}  # fmt: skip
+    "thousands": ("annual_inc", 0.001),
+    "cents": ("revol_bal", 100),
+    "fractions": ("revol_util", 0.01),
+    "basis points": ("dti", 100),
+}
 
 
 @pytest.mark.parametrize("kind", UNITS)

@@ -131,8 +131,10 @@ def _plan(stated: pd.Timestamp | None, splits: TimedSplits) -> Plan:
         return Plan(splits)
     latest = _latest_date(splits.loans, splits.snapshot)
     if stated is not None and stated > latest:
-        raise SplitError(f"the loans of the {TESTED} months from then on have not all passed their term at the snapshot "
-                         f"{splits.snapshot:%Y-%m}; the latest date is {latest:%Y-%m}")  # fmt: skip
+        raise SplitError(
+            f"the loans of the {TESTED} months from then on have not all passed their term at the snapshot "
+            f"{splits.snapshot:%Y-%m}; the latest date is {latest:%Y-%m}"
+        )
     return _plan_at(stated or latest, splits)
 
 # %% ../../nbs/core/backtest.ipynb #da8c1cc7
@@ -243,8 +245,11 @@ def rankings(
     "Scores that loans can be ranked by."
     test = backtest.loans
     grade = parse_sub_grade(test["sub_grade"].to_numpy(), test["grade"].to_numpy(), worst=True)
-    return {"expected return": backtest.expected_gross / backtest.realised.lent, "PD": -backtest.pds,
-            "sub-grade": -np.nan_to_num(grade, nan=99.0)}  # fmt: skip
+    return {
+        "expected return": backtest.expected_gross / backtest.realised.lent,
+        "PD": -backtest.pds,
+        "sub-grade": -np.nan_to_num(grade, nan=99.0),
+    }
 
 
 def choices(
@@ -274,10 +279,16 @@ def policy_results(
     for name, chosen in own.items():
         rate = paid.annual_return(chosen)
         rows[name] = {
-            "loans": int(chosen.sum()), "approval_rate": chosen.mean(), "lent": paid.lent[chosen].sum(),
-            "expected": backtest.expected[chosen].sum(), "profit": earned[chosen].sum(), "gain": 0.0 - earned[~chosen].sum(),
-            "npv": hurdle[chosen].sum(), "annual_return": rate, "bad_rate": bad[chosen].mean() if chosen.any() else np.nan,
-        }  # fmt: skip
+            "loans": int(chosen.sum()),
+            "approval_rate": chosen.mean(),
+            "lent": paid.lent[chosen].sum(),
+            "expected": backtest.expected[chosen].sum(),
+            "profit": earned[chosen].sum(),
+            "gain": 0.0 - earned[~chosen].sum(),
+            "npv": hurdle[chosen].sum(),
+            "annual_return": rate,
+            "bad_rate": bad[chosen].mean() if chosen.any() else np.nan,
+        }
         at = rate if rate > _LOWEST else 0.0  # the value of next to nothing paid back has no slope there
         slope = (paid.value(at + _STEP) - paid.value(at - _STEP)) / (2 * _STEP)
         columns += [chosen * earned, chosen * hurdle, chosen * paid.value(at), chosen * slope]
@@ -285,8 +296,12 @@ def policy_results(
     for place, row in enumerate(rows.values()):
         profit, npv, value, slope = sums[:, place].T
         with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = {"profit": profit, "gain": profit - sums[:, 0, 0], "npv": npv,
-                     "annual_return": row["annual_return"] - value / slope if row["annual_return"] > _LOWEST else np.nan * value}
+            drawn = {
+                "profit": profit,
+                "gain": profit - sums[:, 0, 0],
+                "npv": npv,
+                "annual_return": row["annual_return"] - value / slope if row["annual_return"] > _LOWEST else np.nan * value,
+            }
         for name, values in drawn.items():
             row[f"{name}_lower"], row[f"{name}_upper"] = np.quantile(values, (0.025, 0.975))
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -300,9 +315,16 @@ def _beside(backtest: Backtest, groups: np.ndarray) -> pd.DataFrame:
         own = groups == group
         total, each = lent[own].sum(), earned[own].sum() / lent[own].sum()
         error = 1.96 * np.sqrt(((earned[own] - each * lent[own]) ** 2).sum()) / total
-        rows[group] = {"loans": int(own.sum()), "lent": total, "expected": expected[own].sum(), "profit": earned[own].sum(),
-                       "expected_per_100": 100 * expected[own].sum() / total, "profit_per_100": 100 * each,
-                       "profit_per_100_lower": 100 * (each - error), "profit_per_100_upper": 100 * (each + error)}  # fmt: skip
+        rows[group] = {
+            "loans": int(own.sum()),
+            "lent": total,
+            "expected": expected[own].sum(),
+            "profit": earned[own].sum(),
+            "expected_per_100": 100 * expected[own].sum() / total,
+            "profit_per_100": 100 * each,
+            "profit_per_100_lower": 100 * (each - error),
+            "profit_per_100_upper": 100 * (each + error),
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -342,8 +364,12 @@ def backtest_tables(
     policy: str = "f1",  # of the settings
 ) -> dict[str, pd.DataFrame]:
     "`policies`, `deciles`, `terms`, `approval_curves`."
-    return {"policies": policy_results(backtest, policy), "deciles": money_by_decile(backtest), "terms": money_by_term(backtest),
-            "approval_curves": approval_curves(backtest)}  # fmt: skip
+    return {
+        "policies": policy_results(backtest, policy),
+        "deciles": money_by_decile(backtest),
+        "terms": money_by_term(backtest),
+        "approval_curves": approval_curves(backtest),
+    }
 
 
 def backtest_summary(
@@ -353,8 +379,13 @@ def backtest_summary(
     "What a version's card says about its backtest."
     months = backtest.loans["issue_month"]
     return {
-        "as_of": f"{backtest.splits.val_end:%Y-%m}", "own_fit": backtest.own_fit, "funding_cost": backtest.funding_cost,
-        "hurdle_rate": backtest.money["hurdle_rate"], "left_out": backtest.left_out,
-        "loans": len(months), "issued": f"{months.min():%Y-%m} to {months.max():%Y-%m}",
-        "policies": tables["policies"].to_dict(orient="index"), "terms": tables["terms"].to_dict(orient="index"),
-    }  # fmt: skip
+        "as_of": f"{backtest.splits.val_end:%Y-%m}",
+        "own_fit": backtest.own_fit,
+        "funding_cost": backtest.funding_cost,
+        "hurdle_rate": backtest.money["hurdle_rate"],
+        "left_out": backtest.left_out,
+        "loans": len(months),
+        "issued": f"{months.min():%Y-%m} to {months.max():%Y-%m}",
+        "policies": tables["policies"].to_dict(orient="index"),
+        "terms": tables["terms"].to_dict(orient="index"),
+    }

@@ -39,10 +39,20 @@ def _lightgbm(splits, prepare: Pipeline, seed: int):
         log.info("LightGBM is not installed, so the table goes without it: pip install lightgbm")
         return None
     parameters = {
-        "objective": "binary", "learning_rate": 0.03, "num_leaves": 15, "min_data_in_leaf": 50, "feature_fraction": 0.5,
-        "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0, "seed": seed, "deterministic": True,
-        "force_row_wise": True, "num_threads": 1, "verbosity": -1,
-    }  # fmt: skip
+        "objective": "binary",
+        "learning_rate": 0.03,
+        "num_leaves": 15,
+        "min_data_in_leaf": 50,
+        "feature_fraction": 0.5,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 5.0,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 1,
+        "verbosity": -1,
+    }
     codes = _code_columns(prepare["encode"].layout_)
 
     def loans(part, **options):

@@ -75,7 +75,8 @@ def model_card(
             "always_present": always_present(loans_learnt(learnt), used),
             "ranges": usual_ranges(loans_learnt(learnt), used),
         },
-        "network": {"kind": settings.network, "seeds": settings.seeds, "epochs": networks.epochs_} | networks.losses_
+        "network": {"kind": settings.network, "seeds": settings.seeds, "epochs": networks.epochs_}
+        | networks.losses_
         | getattr(networks, "used_", {}),
         "calibration": _calibration(pipeline),
         "imputation": pipeline[-1].imputation_,
@@ -87,6 +88,10 @@ def _calibration(pipeline: Pipeline) -> dict:
     "Which calibration was chosen, and its coefficients."
     fitted = pipeline[-1]
     calibrator = fitted.calibrator_
-    own = {"method": calibrator.method, "coefficients": calibrator.coef_.tolist(), "intercept": calibrator.intercept_,
-           "log_loss": fitted.losses_}  # fmt: skip
+    own = {
+        "method": calibrator.method,
+        "coefficients": calibrator.coef_.tolist(),
+        "intercept": calibrator.intercept_,
+        "log_loss": fitted.losses_,
+    }
     return own | {"level": fitted.level_} if hasattr(fitted, "level_") else own

@@ -55,12 +55,17 @@ def _checked(amount, rate, term, cumulative) -> tuple[np.ndarray, ...]:
     for name, own in (("amount", amount), ("rate", rate), ("term", term)):
         if own.shape != (len(ends),):
             raise CashFlowError(f"{name} has the shape {own.shape}; there are curves of {len(ends)} loans")
-    for name, own, wrong in (("an amount", amount, ~(amount > 0)), ("a rate", rate, ~((rate >= 0) & (rate < 1200))),
-                             ("a term", term, ~((term >= 1) & (term <= MONTHS) & (term == np.floor(term))))):  # fmt: skip
+    for name, own, wrong in (
+        ("an amount", amount, ~(amount > 0)),
+        ("a rate", rate, ~((rate >= 0) & (rate < 1200))),
+        ("a term", term, ~((term >= 1) & (term <= MONTHS) & (term == np.floor(term)))),
+    ):
         if wrong.any():
             place = int(np.argmax(wrong))
-            raise CashFlowError(f"loan {place} has {name} of {own[place]:g}: amounts are above 0, rates in % from 0 to 1,200, "
-                                f"terms whole months from 1 to {MONTHS}")  # fmt: skip
+            raise CashFlowError(
+                f"loan {place} has {name} of {own[place]:g}: amounts are above 0, rates in % from 0 to 1,200, "
+                f"terms whole months from 1 to {MONTHS}"
+            )
     return amount, rate, term.astype(int), ends
 
 

@@ -21,8 +21,13 @@ from .outcomes import FINAL_STATUSES, RUNNING_STATUSES, status_spelling
 from .schema import BY_NAME, Column, REQUIRED_IN_FILE
 from .dates import FIRST_ISSUE, LONGEST_HISTORY, century_of, in_century, month_spelling, read_months
 from lending_club.core.spellings import (
-    MISSING_TEXTS, canonical, comma_meaning, is_missing_text, parse_number_text, what_is_read,
-)  # fmt: skip
+    MISSING_TEXTS,
+    canonical,
+    comma_meaning,
+    is_missing_text,
+    parse_number_text,
+    what_is_read,
+)
 
 # %% ../../nbs/core/columns.ipynb #b7bde89e
 log = logging.getLogger(__name__)
@@ -171,10 +176,15 @@ def count_reading(
     unread = np.flatnonzero(filled & ~read)
     other = np.flatnonzero(read & ~np.array([*same, True])[codes]) if spelled else []
     return Reading(
-        name, len(codes), int(filled.sum()), int(read.sum()), len(other),
+        name,
+        len(codes),
+        int(filled.sum()),
+        int(read.sum()),
+        len(other),
         f"{texts[codes[other[0]]]!r} → {spelled(other[0])!r}" if len(other) else "",
-        texts[codes[unread[0]]] if len(unread) else "", int(unread[0]) + 1 if len(unread) else 0,
-    )  # fmt: skip
+        texts[codes[unread[0]]] if len(unread) else "",
+        int(unread[0]) + 1 if len(unread) else 0,
+    )
 
 
 def _codes_and_texts(chunks: list[pa.DictionaryArray]) -> tuple[np.ndarray, list[str]]:

@@ -52,10 +52,15 @@ def write_graph(
         with reproducible(0, 1), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
             warnings.simplefilter("ignore")  # what PyTorch says about its own insides
             program = torch.onnx.export(
-                module, (torch.zeros(2, width),), dynamo=True, opset_version=20,
-                input_names=["X"], output_names=list(module.output_names),
-                dynamic_shapes=({0: torch.export.Dim("n", min=1)},), verbose=False,
-            )  # fmt: skip
+                module,
+                (torch.zeros(2, width),),
+                dynamo=True,
+                opset_version=20,
+                input_names=["X"],
+                output_names=list(module.output_names),
+                dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+                verbose=False,
+            )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = fold_spaces(error)[:300]
         raise ExportError(f"PyTorch cannot write the network as an ONNX graph ({reason})") from error

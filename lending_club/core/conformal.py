@@ -87,8 +87,15 @@ def fit_sets(
         good_threshold = bad_threshold = score_threshold(np.where(bad, of_bad, of_good), level)
     else:
         good_threshold, bad_threshold = score_threshold(of_good[~bad], level), score_threshold(of_bad[bad], level)
-    return {"kind": kind, "level": float(level), "horizon": HORIZON, "good": good_threshold, "bad": bad_threshold,
-            "loans": len(bad), "charge_offs": int(bad.sum())}  # fmt: skip
+    return {
+        "kind": kind,
+        "level": float(level),
+        "horizon": HORIZON,
+        "good": good_threshold,
+        "bad": bad_threshold,
+        "loans": len(bad),
+        "charge_offs": int(bad.sum()),
+    }
 
 # %% ../../nbs/core/conformal.ipynb #750d866c
 def _thresholds(table: Mapping) -> tuple[float, float]:

@@ -38,9 +38,35 @@ log = logging.getLogger(__name__)
 # %% ../../nbs/core/containers.ipynb #caf0d3d5
 MOST_FILES = 20_000
 _DATA_NAMES = (
-    ".csv", ".tsv", ".parquet", ".feather", ".arrow", ".xlsx", ".xls", ".xlsb", ".ods", ".json", ".jsonl", ".sas7bdat", ".xpt",
-    ".dta", ".sav", ".rds", ".rdata", ".pkl", ".pickle", ".db", ".sqlite", ".h5", ".orc", ".avro", ".tar", ".tgz", ".7z", ".rar",
-)  # fmt: skip
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".feather",
+    ".arrow",
+    ".xlsx",
+    ".xls",
+    ".xlsb",
+    ".ods",
+    ".json",
+    ".jsonl",
+    ".sas7bdat",
+    ".xpt",
+    ".dta",
+    ".sav",
+    ".rds",
+    ".rdata",
+    ".pkl",
+    ".pickle",
+    ".db",
+    ".sqlite",
+    ".h5",
+    ".orc",
+    ".avro",
+    ".tar",
+    ".tgz",
+    ".7z",
+    ".rar",
+)
 _LEFT_OVER = (".crc", ".bak", ".old", ".orig", ".swp", ".tmp", ".part", ".partial", ".crdownload", ".download", "~")
 
 

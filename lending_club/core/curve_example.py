@@ -35,8 +35,15 @@ def curve_graph(
     weights = np.zeros((width, 1))
     weights[:20, 0] = np.random.default_rng(0).normal(0, 0.25, len(weights[:20]))
     forms = np.stack([_form(36), _form(MONTHS)])[:, None, :, None]
-    numbers = {"weights": weights, "bias": [-1.6], "middle": [[middle]], "short": forms[0], "long": forms[1], "paid": [[0.4]],
-               "one": [[1.0]]}  # fmt: skip
+    numbers = {
+        "weights": weights,
+        "bias": [-1.6],
+        "middle": [[middle]],
+        "short": forms[0],
+        "long": forms[1],
+        "paid": [[0.4]],
+        "one": [[1.0]],
+    }
     arrays = [numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in numbers.items()]
     whole = {"term_column": [term_column], "columns": [1], "last": [2]}
     arrays += [numpy_helper.from_array(np.array(array, np.int64), name) for name, array in whole.items()]

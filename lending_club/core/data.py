@@ -16,8 +16,16 @@ from itertools import accumulate
 from pathlib import Path
 from .containers import loan_batches
 from lending_club.core.columns import (
-    ABSENT, Reading, as_texts, category_column, check_readings, encode_texts, month_column, number_batch, number_column,
-)  # fmt: skip
+    ABSENT,
+    Reading,
+    as_texts,
+    category_column,
+    check_readings,
+    encode_texts,
+    month_column,
+    number_batch,
+    number_column,
+)
 from .formats import DataError
 from .payments import PAYMENT_COLUMNS
 from .ranges import check_ranges

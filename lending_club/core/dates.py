@@ -18,13 +18,23 @@ from .text import fold_spaces
 
 # %% ../../nbs/core/dates.ipynb #9238f751
 _MONTH_PLACES = {name.casefold(): place for place, name in enumerate(MONTH_NAMES)}
-_LONG_NAMES = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
-               "december")  # fmt: skip
+_LONG_NAMES = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 _MONTH_PLACES |= {name: place for place, name in enumerate(_LONG_NAMES)} | {"sept": 8}
 _WEEKDAY = re.compile(r"\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\b[,.]? *")
-_TIME = re.compile(
-    r"[ t]+(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))? *(am|pm)? *(?:z|utc|gmt|[+-]\d\d:?(?:\d\d)?)?(?:\[[^]]*\])?$"
-)
+_TIME = re.compile(r"[ t]+(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))? *(am|pm)? *(?:z|utc|gmt|[+-]\d\d:?(?:\d\d)?)?(?:\[[^]]*\])?$")
 
 
 class Unsure(tuple):

@@ -75,11 +75,12 @@ def money_figures(
     loan = {"amount": amount, "rate": rate, "term": term, "cumulative": own, "assumptions": assumed}
     profit, value = (Valuer(yearly, assumed)((amount, rate, term), own) for yearly in (rules.funding_cost, rules.hurdle_rate))
     columns = {
-        "expected_profit": profit.round(CENTS), "net_present_value": value.round(CENTS),
+        "expected_profit": profit.round(CENTS),
+        "net_present_value": value.round(CENTS),
         "annual_return": annual_return(total(expected_cash_flows(**loan)), amount).round(PD_DECIMALS),
         "expected_loss_12_months": expected_loss(**loan, months=12).round(CENTS),
         "expected_loss": expected_loss(**loan).round(CENTS),
-    }  # fmt: skip
+    }
     rows = iter(zip(*(column.tolist() for column in columns.values()), strict=True))
     return [dict(zip(columns, next(rows), strict=True)) if one else None for one in known.tolist()]
 

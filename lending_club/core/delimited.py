@@ -18,8 +18,15 @@ import re
 from functools import partial
 from .formats import DataError, NotATable, as_utf8, text_encoding
 from lending_club.core.headers import (
-    ABOVE_HEADER, Layout, double_quotes, known_names, parse_header, refuse_without_header, renamed, split_fields,
-)  # fmt: skip
+    ABOVE_HEADER,
+    Layout,
+    double_quotes,
+    known_names,
+    parse_header,
+    refuse_without_header,
+    renamed,
+    split_fields,
+)
 from .spellings import canonical_name
 
 # %% ../../nbs/core/delimited.ipynb #b7bde89e
@@ -157,7 +164,7 @@ def is_summary(
     text: str,  # a line
 ) -> bool:
     "Whether a line above or below the loans holds no loan."
-    text = text.lstrip('\ufeff"\' ').strip("\x1a")  # the sign that ends a file of DOS
+    text = text.lstrip("\ufeff\"' ").strip("\x1a")  # the sign that ends a file of DOS
     return not text.strip() or text.startswith(SUMMARY_LINES) or _ROW_COUNT.match(text) is not None
 
 
@@ -265,14 +272,18 @@ def _parse(sections: TextSections, names: list, wanted: list[str], passed: list,
         sections,
         read_options=pa.csv.ReadOptions(column_names=columns, block_size=_CHUNK),
         parse_options=pa.csv.ParseOptions(
-            delimiter=sections.layout.separator, newlines_in_values=True,
+            delimiter=sections.layout.separator,
+            newlines_in_values=True,
             invalid_row_handler=partial(_ragged, passed=passed, odd=odd),
         ),
         convert_options=pa.csv.ConvertOptions(
-            include_columns=present, column_types=dict.fromkeys(present, pa.string()), null_values=[""],
-            strings_can_be_null=True, check_utf8=False,
+            include_columns=present,
+            column_types=dict.fromkeys(present, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            check_utf8=False,
         ),
-    )  # fmt: skip
+    )
 
 # %% ../../nbs/core/delimited.ipynb #fcb5415c
 def _section_batches(sections: TextSections, wanted: list[str], given, reopen, number: int):

@@ -225,9 +225,17 @@ class LoanNet(AveragedTraining, InMemoryTraining, NeuralNetBinaryClassifier):
         **kwargs,
     ):
         super().__init__(
-            module, *args, criterion=criterion, optimizer=optimizer, lr=lr, batch_size=batch_size, max_epochs=max_epochs,
-            train_split=train_split, verbose=verbose, **kwargs,
-        )  # fmt: skip
+            module,
+            *args,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            train_split=train_split,
+            verbose=verbose,
+            **kwargs,
+        )
         self.layout = layout
         self.n_bins = n_bins
         self.seed = seed
@@ -387,8 +395,10 @@ class SeedAverage(ClassifierMixin, BaseEstimator):
             log.warning(
                 "the validation log-loss of %s is %.4f at best, where the bad rate alone gives %.4f: it has learnt the training "
                 "loans by heart, or the validation loans are of another kind. Look for repeated loans in the data",
-                "the network" if len(best) == 1 else f"one of {len(best)} networks", own, alone,
-            )  # fmt: skip
+                "the network" if len(best) == 1 else f"one of {len(best)} networks",
+                own,
+                alone,
+            )
         return {"validation_log_loss": float(own), "bad_rate_log_loss": float(alone)}
 
     def __sklearn_tags__(self):

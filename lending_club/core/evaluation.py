@@ -150,8 +150,11 @@ def timed_tables(
     `vintage_curves`, `term_curves`, `observed_expected` by vintage, `auc_by_month` of all models."""
     network, test, at = scored["network"], observed_test(splits), splits.snapshot
     p, decided_by = pd_at(network.curve[test.seen], test.horizon), network.p[test.seen]
-    groups = {"by_term": term_names(test.loans), "by_grade": test.loans["grade"].fillna("missing"),
-              "by_vintage": quarters(test.loans)}  # fmt: skip
+    groups = {
+        "by_term": term_names(test.loans),
+        "by_grade": test.loans["grade"].fillna("missing"),
+        "by_vintage": quarters(test.loans),
+    }
     tables = {"horizons": evaluate_horizons(splits.test, at, network.curve, network.threshold)}
     tables |= {n: evaluate_by(test.outcome, p, group, network.threshold, decided_by) for n, group in groups.items()}
     predicted = np.where(decided_by >= network.threshold, "predicted bad", "predicted good")

@@ -26,8 +26,15 @@ def sample_applications(
     return [a for kind in kinds for a in as_applications(loans[kind][:: max(1, kind.sum() // each)][:each], columns)]
 
 # %% ../../nbs/core/examples.ipynb #e295a603
-_JOINT = {"application_type": "Joint App", "annual_inc_joint": 190_000, "dti_joint": 9.5, "sec_app_fico_range_low": 640,
-          "sec_app_fico_range_high": 644, "sec_app_earliest_cr_line": "Aug-2003", "issue_d": "Jun-2018"}  # fmt: skip
+_JOINT = {
+    "application_type": "Joint App",
+    "annual_inc_joint": 190_000,
+    "dti_joint": 9.5,
+    "sec_app_fico_range_low": 640,
+    "sec_app_fico_range_high": 644,
+    "sec_app_earliest_cr_line": "Aug-2003",
+    "issue_d": "Jun-2018",
+}
 _FICO = {"fico_range_low": 680, "fico_range_high": 684}
 RULE_CASES = {
     "as it is": {},
@@ -47,10 +54,19 @@ RULE_CASES = {
     "joint": _JOINT | _FICO,
     "joint without joint income": _JOINT | {"annual_inc_joint": None, "dti_joint": None},
     "joint income of a single borrower": {"annual_inc_joint": 190_000, "dti_joint": 9.5},
-    "past due now": {"acc_now_delinq": 1, "delinq_amnt": 900, "num_tl_120dpd_2m": 1, "num_tl_30dpd": 1, "delinq_2yrs": 3,
-                     "chargeoff_within_12_mths": 2, "pub_rec": 2, "pub_rec_bankruptcies": 1, "tax_liens": 1},
-    "the second borrower past due": _JOINT | {"sec_app_chargeoff_within_12_mths": 1, "sec_app_inq_last_6mths": 4,
-                                              "sec_app_collections_12_mths_ex_med": 1},
+    "past due now": {
+        "acc_now_delinq": 1,
+        "delinq_amnt": 900,
+        "num_tl_120dpd_2m": 1,
+        "num_tl_30dpd": 1,
+        "delinq_2yrs": 3,
+        "chargeoff_within_12_mths": 2,
+        "pub_rec": 2,
+        "pub_rec_bankruptcies": 1,
+        "tax_liens": 1,
+    },
+    "the second borrower past due": _JOINT
+    | {"sec_app_chargeoff_within_12_mths": 1, "sec_app_inq_last_6mths": 4, "sec_app_collections_12_mths_ex_med": 1},
     "no income": {"annual_inc": 0},
     "a tiny income": {"annual_inc": 1},
     "a large income": {"annual_inc": 9_000_000},
@@ -63,7 +79,7 @@ RULE_CASES = {
     "the smallest loan": {"loan_amnt": 500, "installment": 16.5},
     "the largest loan": {"loan_amnt": 40_000, "installment": 1317.9},
     "another state": {"addr_state": "CA", "disbursement_method": "DirectPay"},
-}  # fmt: skip
+}
 
 
 def example_applications() -> list[dict]:  # raw fields by name
@@ -83,12 +99,18 @@ def example_answers(
     pds = compiled.probabilities(applications).tolist()
     found = Decider(compiled, card or {}).decide(read_applications(applications))
     examples = [
-        {"application": application, "probability_of_default": pd, "prediction": int(pd >= compiled.threshold),
-         "decision": decision, "figure": figure if figure == figure else None, "referred_for": reasons}
+        {
+            "application": application,
+            "probability_of_default": pd,
+            "prediction": int(pd >= compiled.threshold),
+            "decision": decision,
+            "figure": figure if figure == figure else None,
+            "referred_for": reasons,
+        }
         for application, pd, decision, figure, reasons in zip(
             applications, pds, found.decisions, found.figures.tolist(), found.referred_for, strict=True
         )
-    ]  # fmt: skip
+    ]
     return {
         "format": 1,
         "threshold": compiled.threshold,

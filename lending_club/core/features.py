@@ -163,33 +163,66 @@ def _to_income(name: str) -> Callable:
 
 DERIVED = (
     Feature("term_months", "months", "number of payments", term_months),
-    Feature("emp_length_years", "years", "years in the present employment, 10 for ten or more",
-            lambda raw: parse_emp_length(raw.text("emp_length"))),
-    Feature("sub_grade_number", "", "Lending Club's sub-grade, 0 (A1) to 34 (G5)",
-            lambda raw: parse_sub_grade(raw.text("sub_grade"), raw.text("grade"), worst=True)),
-    Feature("credit_history_months", "months", "age of the borrower's first credit line when the loan was issued",
-            lambda raw: months_between(raw.text("earliest_cr_line"), raw.text("issue_d"))),
-    Feature("sec_app_credit_history_months", "months", "the same for the second borrower",
-            lambda raw: months_between(raw.text("sec_app_earliest_cr_line"), raw.text("issue_d"))),
+    Feature(
+        "emp_length_years",
+        "years",
+        "years in the present employment, 10 for ten or more",
+        lambda raw: parse_emp_length(raw.text("emp_length")),
+    ),
+    Feature(
+        "sub_grade_number",
+        "",
+        "Lending Club's sub-grade, 0 (A1) to 34 (G5)",
+        lambda raw: parse_sub_grade(raw.text("sub_grade"), raw.text("grade"), worst=True),
+    ),
+    Feature(
+        "credit_history_months",
+        "months",
+        "age of the borrower's first credit line when the loan was issued",
+        lambda raw: months_between(raw.text("earliest_cr_line"), raw.text("issue_d")),
+    ),
+    Feature(
+        "sec_app_credit_history_months",
+        "months",
+        "the same for the second borrower",
+        lambda raw: months_between(raw.text("sec_app_earliest_cr_line"), raw.text("issue_d")),
+    ),
     Feature("fico", "points", "middle of the FICO range", _fico("")),
     Feature("sec_app_fico", "points", "middle of the second borrower's FICO range", _fico("sec_app_")),
     Feature("log_income", "log USD a year", "income of all borrowers", lambda raw: log_money(income(raw))),
     Feature("log_installment", "log USD a month", "monthly payment", lambda raw: log_money(installment(raw))),
     Feature("dti_combined", "%", "DTI of all borrowers, without this loan", dti_combined),
-    Feature("dti_with_loan", "%", "DTI of all borrowers with this loan's payment",
-            lambda raw: dti_combined(raw) + 100 * payment_to_income(raw)),
+    Feature(
+        "dti_with_loan",
+        "%",
+        "DTI of all borrowers with this loan's payment",
+        lambda raw: dti_combined(raw) + 100 * payment_to_income(raw),
+    ),
     Feature("loan_to_income", "", "amount to yearly income", _to_income("loan_amnt")),
     Feature("payment_to_income", "", "a year's payments to yearly income", payment_to_income),
     Feature("revol_bal_to_income", "", "revolving balance to yearly income", _to_income("revol_bal")),
     Feature("tot_cur_bal_to_income", "", "balance of all accounts to yearly income", _to_income("tot_cur_bal")),
     Feature("total_bal_il_to_income", "", "balance of instalment accounts to yearly income", _to_income("total_bal_il")),
-    Feature("loan_to_revol_limit", "", "amount to the limit of all revolving accounts",
-            lambda raw: ratio(raw.number("loan_amnt"), raw.number("total_rev_hi_lim"))),
-)  # fmt: skip
+    Feature(
+        "loan_to_revol_limit",
+        "",
+        "amount to the limit of all revolving accounts",
+        lambda raw: ratio(raw.number("loan_amnt"), raw.number("total_rev_hi_lim")),
+    ),
+)
 
 # %% ../../nbs/core/features.ipynb #4ea55ebe
-_REPLACED = {"annual_inc", "annual_inc_joint", "dti", "dti_joint", "installment", "fico_range_low", "fico_range_high",
-             "sec_app_fico_range_low", "sec_app_fico_range_high"}  # fmt: skip
+_REPLACED = {
+    "annual_inc",
+    "annual_inc_joint",
+    "dti",
+    "dti_joint",
+    "installment",
+    "fico_range_low",
+    "fico_range_high",
+    "sec_app_fico_range_low",
+    "sec_app_fico_range_high",
+}
 
 
 def _plain_feature(column) -> Feature:
@@ -274,8 +307,14 @@ def category_features(
     use_addr_state: bool = False,  # whether the borrower's state may be an input
 ) -> tuple[str, ...]:
     "Names of the categorical model inputs, which are those of the raw columns."
-    names = ["home_ownership", "verification_status", "verification_status_joint", "purpose", "application_type",
-             "disbursement_method"]  # fmt: skip
+    names = [
+        "home_ownership",
+        "verification_status",
+        "verification_status_joint",
+        "purpose",
+        "application_type",
+        "disbursement_method",
+    ]
     return tuple(names + ["addr_state"] if use_addr_state else names)
 
 

@@ -24,9 +24,12 @@ class NotATable(DataError):
 
 # %% ../../nbs/core/formats.ipynb #9482cf1d
 _MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def text_encoding(
@@ -74,9 +77,16 @@ def as_utf8(
 
 # %% ../../nbs/core/formats.ipynb #3efe9f60
 _READ = (
-    (b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"), (b"(\xb5/\xfd", "zstd"), (b'\x04"M\x18', "lz4"),
-    (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"PAR1", "parquet"), (b"ARROW1", "arrow"),
-)  # fmt: skip
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bz2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"(\xb5/\xfd", "zstd"),
+    (b'\x04"M\x18', "lz4"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+    (b"PAR1", "parquet"),
+    (b"ARROW1", "arrow"),
+)
 COMPRESSED = ("gzip", "bz2", "xz", "zstd", "lz4")
 
 _IN_PYTHON = "convert it with pandas.{}({!r}).to_parquet('loans.parquet')"
@@ -111,19 +121,26 @@ def _refused(name: str) -> list[tuple]:
         (b"\xff\x06\0\0sNaPpY", 0, "a file compressed with snappy", _UNPACK.format("snzip -d", name)),
         (b"%PDF", 0, "a PDF document", "set data_path to the table of loans"),
         (b"version https://git-lfs", 0, "a pointer of Git LFS, not the data", f"`git lfs pull --include {name}` fetches them"),
-    ]  # fmt: skip
+    ]
 
 # %% ../../nbs/core/formats.ipynb #2ea702fe
 _TEXTS = (
     (r"\s*<\?xml", "is an XML file", "write it as CSV"),
     (r"(?s)\s*<.*\bloan_?amnt", "is an HTML table", "open it and save it as `CSV UTF-8`"),
     (r"\s*<", "holds a web page, not loans", "the download probably needed a login; download it again"),
-    (r'\s*[\[{]\s*["\[{\]}]', "is JSON", "convert it with pandas.read_json({name!r}, precise_float=True)"
-     ".to_parquet('loans.parquet'), with lines=True where each line is an object"),
-    (r"(--|/\*|SET |CREATE |INSERT |PRAGMA |BEGIN TRANSACTION|DROP )", "is a dump of an SQL database",
-     "load it into its database and export the table as CSV"),
+    (
+        r'\s*[\[{]\s*["\[{\]}]',
+        "is JSON",
+        "convert it with pandas.read_json({name!r}, precise_float=True)"
+        ".to_parquet('loans.parquet'), with lines=True where each line is an object",
+    ),
+    (
+        r"(--|/\*|SET |CREATE |INSERT |PRAGMA |BEGIN TRANSACTION|DROP )",
+        "is a dump of an SQL database",
+        "load it into its database and export the table as CSV",
+    ),
     (r"(%[^\n]*\n|\s)*@relation", "is an ARFF file", "save it as CSV in Weka"),
-)  # fmt: skip
+)
 
 
 def kind_of(

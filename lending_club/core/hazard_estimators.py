@@ -136,8 +136,10 @@ def curves_of(
     "Cumulative default and payoff by month on book."
     curves = HazardCurves(layout, multipliers).double()
     with torch.no_grad():
-        parts = [curves(torch.from_numpy(factors[i : i + 8_192]), torch.as_tensor(np.asarray(X[i : i + 8_192])))
-                 for i in range(0, len(factors), 8_192)]  # fmt: skip
+        parts = [
+            curves(torch.from_numpy(factors[i : i + 8_192]), torch.as_tensor(np.asarray(X[i : i + 8_192])))
+            for i in range(0, len(factors), 8_192)
+        ]
     return torch.cat(parts).numpy() if parts else np.empty((0, LONGEST_TERM, 2))
 
 # %% ../../nbs/core/hazard_estimators.ipynb #099c51b7
@@ -210,8 +212,11 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
         self.epochs_used_ = epochs or max(round(np.median(self.epochs_)), least)
         nets = [self._seeded(i).set_params(max_epochs=self.epochs_used_).fit(X, y) for i in range(self.n_seeds)]
         self.nets_ = [net.finish() for net in nets]
-        self.used_ = {"epochs_used": self.epochs_used_, "batch_size_used": self.net.batch_size_for(len(X)),
-                      "dropout_used": float(self.nets_[0].get_params_for("module")["dropout"])}  # fmt: skip
+        self.used_ = {
+            "epochs_used": self.epochs_used_,
+            "batch_size_used": self.net.batch_size_for(len(X)),
+            "dropout_used": float(self.nets_[0].get_params_for("module")["dropout"]),
+        }
         self.classes_ = np.array([0, 1])
         self.n_features_in_ = X.shape[1]
         return self
@@ -225,8 +230,9 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
             log.warning(
                 "the validation loss is %.4f at best, where the base hazards alone give %.4f: the network has learnt the "
                 "training loans by heart, or the validation loans are of another kind. Look for repeated loans in the data",
-                own, alone,
-            )  # fmt: skip
+                own,
+                alone,
+            )
         return {"validation_loss": float(own), "base_hazards_loss": alone}
 
     def _seeded(self, i: int) -> HazardNet:

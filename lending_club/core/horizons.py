@@ -39,13 +39,15 @@ def simulated_loans(
     issue = rng.integers(0, issued, n)
     running = issue + end > snapshot
     start = np.datetime64("2015-01")
-    loans = pd.DataFrame({
-        "term": [f" {months} months" for months in term],
-        "grade": np.array(list("ABCDE"))[np.digitize(risk, [-1.0, -0.2, 0.5, 1.2])],
-        "issue_month": (start + issue).astype("datetime64[s]"),
-        "default": np.where(running, np.nan, bad & (left <= term)),
-        "end_month": np.where(running, np.datetime64("NaT"), start + issue + end).astype("datetime64[s]"),
-    })  # fmt: skip
+    loans = pd.DataFrame(
+        {
+            "term": [f" {months} months" for months in term],
+            "grade": np.array(list("ABCDE"))[np.digitize(risk, [-1.0, -0.2, 0.5, 1.2])],
+            "issue_month": (start + issue).astype("datetime64[s]"),
+            "default": np.where(running, np.nan, bad & (left <= term)),
+            "end_month": np.where(running, np.datetime64("NaT"), start + issue + end).astype("datetime64[s]"),
+        }
+    )
     return loans, pd.Timestamp(start + snapshot), curve
 
 # %% ../../nbs/core/horizons.ipynb #65242c23
@@ -283,10 +285,16 @@ def _vintage_curve(reached: np.ndarray, charged: np.ndarray, term: np.ndarray, c
     months, n = np.arange(1, last + 1), cohort.sum()
     bad = (charged[cohort, None] <= months).sum(0)
     lower, upper = wilson_interval(bad, n)
-    return pd.DataFrame({
-        "month": months, "loans": n, "observed": bad / n, "lower": lower, "upper": upper,
-        "predicted": curve[cohort, :last].mean(0),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "month": months,
+            "loans": n,
+            "observed": bad / n,
+            "lower": lower,
+            "upper": upper,
+            "predicted": curve[cohort, :last].mean(0),
+        }
+    )
 
 
 def vintage_curves(

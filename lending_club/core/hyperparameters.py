@@ -31,11 +31,19 @@ class SearchError(LendingClubError):
 
 # %% ../../nbs/core/hyperparameters.ipynb #367f22db
 DEFAULTS = {
-    "tabm": {"k": 8, "width": 64, "blocks": 2, "embedding": 2, "bins": 12, "dropout": 0.3, "lr": 2e-3, "weight_decay": 1e-2,
-             "batch_size": 512},
+    "tabm": {
+        "k": 8,
+        "width": 64,
+        "blocks": 2,
+        "embedding": 2,
+        "bins": 12,
+        "dropout": 0.3,
+        "lr": 2e-3,
+        "weight_decay": 1e-2,
+        "batch_size": 512,
+    },
     "mlp": {"hidden": "64-32", "dropout": 0.3, "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 256},
-}  # fmt: skip
-
+}
 _OPTIMIZER = {
     "dropout": FloatDistribution(0.0, 0.6),
     "lr": FloatDistribution(1e-4, 1e-2, log=True),

@@ -74,8 +74,11 @@ class CautionSearch:
         self.p = classifier.predict_proba(self.matrix)[:, 1]
         mean, precision = encoder.moments_
         direction = risk_direction(self.matrix, logit(self.p.clip(1e-6, 1 - 1e-6)), len(self.names))
-        self.table = {"mean": mean.round(5).tolist(), "precision": precision.round(4).tolist(),
-                      "direction": direction.round(5).tolist()}  # fmt: skip
+        self.table = {
+            "mean": mean.round(5).tolist(),
+            "precision": precision.round(4).tolist(),
+            "direction": direction.round(5).tolist(),
+        }
 
     def _without(self, *fields: str) -> tuple[np.ndarray, np.ndarray]:
         "Numeric features and matrix of the loans without some fields."

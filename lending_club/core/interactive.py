@@ -51,9 +51,18 @@ def _heat(grid, hover, x, y, labels, title, size):
     import plotly.graph_objects as go
 
     heat = go.Heatmap(
-        z=np.round(grid, 1), x=x, y=y, text=labels, texttemplate=None if labels is None else "%{text}", hovertext=hover,
-        hoverinfo="text", colorscale="Blues", colorbar={"title": "bad rate (%)"}, xgap=2, ygap=2,
-    )  # fmt: skip
+        z=np.round(grid, 1),
+        x=x,
+        y=y,
+        text=labels,
+        texttemplate=None if labels is None else "%{text}",
+        hovertext=hover,
+        hoverinfo="text",
+        colorscale="Blues",
+        colorbar={"title": "bad rate (%)"},
+        xgap=2,
+        ygap=2,
+    )
     figure = go.Figure(heat)
     figure.update_layout(title=title, width=size[0], height=size[1], template="plotly_white", margin={"t": 50, "b": 50})
     figure.update_yaxes(autorange="reversed")
@@ -86,8 +95,15 @@ def _draw_map(grid: np.ndarray, title: str):
     middle = 0 if np.isnan(grid).all() else (np.nanmin(grid) + np.nanmax(grid)) / 2
     for state, (row, column) in TILES.items():
         rate = grid[row, column]
-        ax.text(column, row, state if np.isnan(rate) else f"{state}\n{rate:.0f}", ha="center", va="center", fontsize=8,
-                color="white" if rate > middle else "black")  # fmt: skip
+        ax.text(
+            column,
+            row,
+            state if np.isnan(rate) else f"{state}\n{rate:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if rate > middle else "black",
+        )
     ax.set(title=title)
     ax.axis("off")
     picture.colorbar(image, ax=ax, label="bad rate (%)", shrink=0.7)

@@ -271,8 +271,11 @@ def evaluate(
         "ks": ks_statistic(y, p),
         "brier": brier_score_loss(y, p),
         "log_loss": log_loss(y, p),
-        **{f"{name}_{end}": value for name, own in losses.items()
-           for end, value in zip(("lower", "upper"), mean_interval(own), strict=True)},
+        **{
+            f"{name}_{end}": value
+            for name, own in losses.items()
+            for end, value in zip(("lower", "upper"), mean_interval(own), strict=True)
+        },
         "ece": expected_calibration_error(y, p),
         **{f"brier_{name}": value for name, value in brier_decomposition(y, p).items()},
         **calibration_slope(y, p),
@@ -291,9 +294,24 @@ def evaluate(
 
 # %% ../../nbs/core/metrics.ipynb #dcdf5f45
 REPORTED_METRICS = (
-    "roc_auc", "roc_auc_lower", "roc_auc_upper", "gini", "pr_auc", "ks", "brier", "log_loss", "ece", "calibration_slope",
-    "calibration_intercept", "threshold", "f1", "precision", "recall", "approval_rate", "accepted_bad_rate",
-)  # fmt: skip
+    "roc_auc",
+    "roc_auc_lower",
+    "roc_auc_upper",
+    "gini",
+    "pr_auc",
+    "ks",
+    "brier",
+    "log_loss",
+    "ece",
+    "calibration_slope",
+    "calibration_intercept",
+    "threshold",
+    "f1",
+    "precision",
+    "recall",
+    "approval_rate",
+    "accepted_bad_rate",
+)
 
 # %% ../../nbs/core/metrics.ipynb #fc0642b8
 def decile_table(
@@ -354,9 +372,14 @@ def evaluate_by(
         own_y, own_p = y[index], p[index]
         lower, upper = wilson_interval(np.array([own_y.sum()]), np.array([len(own_y)]))
         row = {
-            "loans": len(own_y), "bad": int(own_y.sum()), "mean_pd": own_p.mean(), "bad_rate": own_y.mean(),
-            "bad_rate_lower": lower[0], "bad_rate_upper": upper[0], "brier": float(np.mean((own_p - own_y) ** 2)),
-        }  # fmt: skip
+            "loans": len(own_y),
+            "bad": int(own_y.sum()),
+            "mean_pd": own_p.mean(),
+            "bad_rate": own_y.mean(),
+            "bad_rate_lower": lower[0],
+            "bad_rate_upper": upper[0],
+            "brier": float(np.mean((own_p - own_y) ** 2)),
+        }
         if 0 < own_y.sum() < len(own_y):
             row |= evaluate(own_y, own_p, threshold, decided_by[index])
         rows[name] = row | {"small": bool(min(own_y.sum(), len(own_y) - own_y.sum()) < SMALL)}

@@ -30,8 +30,18 @@ def plot_approval(
         if name in policies.index and policies.loc[name, "loans"]:
             row = policies.loc[name]
             error = [[max(row["profit"] - row["profit_lower"], 0) / 1e6], [max(row["profit_upper"] - row["profit"], 0) / 1e6]]
-            axis.errorbar(100 * row["approval_rate"], row["profit"] / 1e6, yerr=error, fmt=mark, color="#555555", ecolor=MUTED,
-                          ms=6, capsize=3, label=name.replace("_", " "), zorder=3)  # fmt: skip
+            axis.errorbar(
+                100 * row["approval_rate"],
+                row["profit"] / 1e6,
+                yerr=error,
+                fmt=mark,
+                color="#555555",
+                ecolor=MUTED,
+                ms=6,
+                capsize=3,
+                label=name.replace("_", " "),
+                zorder=3,
+            )
     axis.axhline(0, color=MUTED, lw=1)
     axis.set(xlabel="approval rate (%)", ylabel="realised profit (USD million)", title=title, xlim=(0, 103))
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -48,8 +58,9 @@ def plot_money_deciles(
 
     tables = {"decile of the expected profit": deciles} | ({} if terms is None else {"term": terms})
     widths = [max(2, len(table)) for table in tables.values()]
-    figure, axes = plt.subplots(1, len(tables), figsize=(11, 4), width_ratios=widths, squeeze=False, sharey=True,
-                                layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(11, 4), width_ratios=widths, squeeze=False, sharey=True, layout="constrained"
+    )
     for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
         place, came = np.arange(len(table)), table["profit_per_100"]
         error = [(came - table["profit_per_100_lower"]).clip(0), (table["profit_per_100_upper"] - came).clip(0)]
@@ -64,8 +75,19 @@ def plot_money_deciles(
     return figure
 
 # %% ../../nbs/core/money_plots.ipynb #b067b81e
-_MILLIONS = ("lent", "expected", "profit", "profit_lower", "profit_upper", "gain", "gain_lower", "gain_upper", "npv",
-             "npv_lower", "npv_upper")
+_MILLIONS = (
+    "lent",
+    "expected",
+    "profit",
+    "profit_lower",
+    "profit_upper",
+    "gain",
+    "gain_lower",
+    "gain_upper",
+    "npv",
+    "npv_lower",
+    "npv_upper",
+)
 _SHARES = ("approval_rate", "annual_return", "annual_return_lower", "annual_return_upper", "bad_rate")
 
 
@@ -94,8 +116,10 @@ def backtest_figures(
     "The pictures of a backtest."
     if not tables:
         return {}
-    return {"approval": plot_approval(tables["approval_curves"], tables["policies"], _title(summary)),
-            "deciles": plot_money_deciles(tables["deciles"], tables["terms"], _title(summary))}  # fmt: skip
+    return {
+        "approval": plot_approval(tables["approval_curves"], tables["policies"], _title(summary)),
+        "deciles": plot_money_deciles(tables["deciles"], tables["terms"], _title(summary)),
+    }
 
 # %% ../../nbs/core/money_plots.ipynb #dc04a53c
 def plot_cash_flow(

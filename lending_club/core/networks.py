@@ -139,8 +139,7 @@ class LoanTabM(nn.Module):
             self.register_buffer("first", torch.from_numpy(first))
         widths = [sum(signs)] + [width] * blocks
         self.hidden = nn.ModuleList(
-            MemberLinear(a, b, k, signs if i == 0 else None)
-            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            MemberLinear(a, b, k, signs if i == 0 else None) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
         )
         self.dropout = ByteDropout(dropout)
         self.weight = nn.Parameter(_uniform((k, widths[-1], 1), widths[-1]))

@@ -32,13 +32,22 @@ RUNNING_STATUSES = ("Current", "In Grace Period", "Late (16-30 days)", "Late (31
 # %% ../../nbs/core/outcomes.ipynb #9ae6e18e
 ISSUED = "Issued"  # not paid out yet
 _STATUSES = (*FINAL_STATUSES, *RUNNING_STATUSES, ISSUED, *(f"{OUTSIDE_POLICY}{status}" for status in RUNNING_STATUSES))
-_SHORT = {"paid": FULLY_PAID, "paidoff": FULLY_PAID, "chargeoff": CHARGED_OFF, "chargedoff": CHARGED_OFF, "defaulted": DEFAULT,
-          "graceperiod": RUNNING_STATUSES[1], "late1630": RUNNING_STATUSES[2], "late31120": RUNNING_STATUSES[3]}  # fmt: skip
+_SHORT = {
+    "paid": FULLY_PAID,
+    "paidoff": FULLY_PAID,
+    "chargeoff": CHARGED_OFF,
+    "chargedoff": CHARGED_OFF,
+    "defaulted": DEFAULT,
+    "graceperiod": RUNNING_STATUSES[1],
+    "late1630": RUNNING_STATUSES[2],
+    "late31120": RUNNING_STATUSES[3],
+}
 _OUTSIDE = fold_letters(OUTSIDE_POLICY)
 _BY_LETTERS = (
-    {_OUTSIDE + word: OUTSIDE_POLICY + status for word, status in _SHORT.items()} | _SHORT
+    {_OUTSIDE + word: OUTSIDE_POLICY + status for word, status in _SHORT.items()}
+    | _SHORT
     | {fold_letters(status): status for status in _STATUSES}
-)  # fmt: skip
+)
 
 
 def status_spelling(

@@ -16,8 +16,15 @@ class PaymentsError(LendingClubError):
     "A file that does not tell what its loans paid."
 
 
-PAYMENT_COLUMNS = ("funded_amnt", "total_pymnt", "total_rec_prncp", "recoveries", "collection_recovery_fee", "last_pymnt_amnt",
-                   "last_pymnt_d")  # raw columns  # fmt: skip
+PAYMENT_COLUMNS = (
+    "funded_amnt",
+    "total_pymnt",
+    "total_rec_prncp",
+    "recoveries",
+    "collection_recovery_fee",
+    "last_pymnt_amnt",
+    "last_pymnt_d",
+)  # raw columns
 PAYMENTS = ("lent", "paid", "last_paid", "recovered", "owed", "months_paid")  # columns of the table
 
 
@@ -35,10 +42,13 @@ def payments_of(
     months = np.maximum(np.nan_to_num(last - parse_month(raw["issue_d"].to_numpy())), 0)
     paid = np.maximum(column("total_pymnt") - np.nan_to_num(recoveries), 0)
     own = {
-        "lent": lent, "paid": paid, "last_paid": np.minimum(np.nan_to_num(column("last_pymnt_amnt")), paid),
+        "lent": lent,
+        "paid": paid,
+        "last_paid": np.minimum(np.nan_to_num(column("last_pymnt_amnt")), paid),
         "recovered": recoveries - np.nan_to_num(column("collection_recovery_fee")),
-        "owed": np.maximum(lent - column("total_rec_prncp"), 0), "months_paid": months,
-    }  # fmt: skip
+        "owed": np.maximum(lent - column("total_rec_prncp"), 0),
+        "months_paid": months,
+    }
     return pd.DataFrame({name: own[name].astype("float32") for name in PAYMENTS}, index=raw.index)
 
 

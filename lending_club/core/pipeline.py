@@ -35,19 +35,69 @@ log = logging.getLogger(__name__)
 # %% ../../nbs/core/pipeline.ipynb #a5899df5
 STAGES = ("00_explore", "01_clean", "02_features", "03_hpo", "04_train")
 
-_OF_LOANS = ("data_path", "sample_rows", "seed", "target", "train_end", "val_end", "snapshot", "inputs",
-             "use_addr_state", "min_coverage", "var_dir")  # fmt: skip
-_OF_FIT = (*_OF_LOANS, "network", "epochs", "torch_device", "torch_threads", "mlflow_tracking_uri", "optuna_storage",
-           "experiment", "system_metrics")  # fmt: skip
+_OF_LOANS = (
+    "data_path",
+    "sample_rows",
+    "seed",
+    "target",
+    "train_end",
+    "val_end",
+    "snapshot",
+    "inputs",
+    "use_addr_state",
+    "min_coverage",
+    "var_dir",
+)
+_OF_FIT = (
+    *_OF_LOANS,
+    "network",
+    "epochs",
+    "torch_device",
+    "torch_threads",
+    "mlflow_tracking_uri",
+    "optuna_storage",
+    "experiment",
+    "system_metrics",
+)
 STAGE_SETTINGS = {
     "03_hpo": (*_OF_FIT, "trials", "search_minutes"),
-    "04_train": (*_OF_FIT, "seeds", "fit_through", "walk_forward_quarters", "walk_forward_validation_months",
-                 "policy", "cost_ratio", "approval_rate", "funding_cost", "hurdle_rate", "servicing_fee", "recovery_rate",
-                 "recovery_lag", "recovery_months", "refer_band", "refer_level", "backtest_as_of", "registered_model_name",
-                 "candidate_alias"),
-}  # fmt: skip
-_PACKAGES = ("lightgbm", "mlflow", "numpy", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "pyarrow", "scikit-learn",
-             "scipy", "skorch", "torch")  # fmt: skip
+    "04_train": (
+        *_OF_FIT,
+        "seeds",
+        "fit_through",
+        "walk_forward_quarters",
+        "walk_forward_validation_months",
+        "policy",
+        "cost_ratio",
+        "approval_rate",
+        "funding_cost",
+        "hurdle_rate",
+        "servicing_fee",
+        "recovery_rate",
+        "recovery_lag",
+        "recovery_months",
+        "refer_band",
+        "refer_level",
+        "backtest_as_of",
+        "registered_model_name",
+        "candidate_alias",
+    ),
+}
+_PACKAGES = (
+    "lightgbm",
+    "mlflow",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "optuna",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+    "skorch",
+    "torch",
+)
 
 
 def _package_versions() -> list[str]:
@@ -207,9 +257,15 @@ def run_stage(
     try:
         with kernel_folders(settings) as (temporary, sockets), environment(**kernel_environment(settings, temporary)):
             papermill.execute_notebook(
-                source, target, parameters, cwd=settings.root, kernel_name="python3", config=_kernel_config(sockets),
-                progress_bar=False, stderr_file=sys.stderr,
-            )  # fmt: skip
+                source,
+                target,
+                parameters,
+                cwd=settings.root,
+                kernel_name="python3",
+                config=_kernel_config(sockets),
+                progress_bar=False,
+                stderr_file=sys.stderr,
+            )
     except PapermillExecutionError as error:
         what, shown = _notebook_error(error), os.path.relpath(target)
         kept = _kept_fit(settings, stage, began)

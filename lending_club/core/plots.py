@@ -15,9 +15,16 @@ from .metrics import check_loans, calibration_bins, decile_table, evaluate, thre
 # %% ../../nbs/core/plots.ipynb #d6cebd89
 INK, ACCENT, MUTED = "#4878a8", "#c44e52", "#b8c4d0"
 STYLE = {
-    "figure.dpi": 90, "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.titlesize": "medium", "axes.grid": False, "font.size": 9.5, "legend.frameon": False, "image.cmap": "Blues",
-}  # fmt: skip
+    "figure.dpi": 90,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "axes.grid": False,
+    "font.size": 9.5,
+    "legend.frameon": False,
+    "image.cmap": "Blues",
+}
 
 
 def use_style():
@@ -123,8 +130,14 @@ def plot_groups(
     )
     top = 1.0
     for (name, table), (ranking, calibration), width in zip(tables.items(), axes.T, widths, strict=True):
-        table = table.reindex(columns=["roc_auc", "roc_auc_lower", "roc_auc_upper", *table.columns.difference(
-            ["roc_auc", "roc_auc_lower", "roc_auc_upper"], sort=False)])  # fmt: skip
+        table = table.reindex(
+            columns=[
+                "roc_auc",
+                "roc_auc_lower",
+                "roc_auc_upper",
+                *table.columns.difference(["roc_auc", "roc_auc_lower", "roc_auc_upper"], sort=False),
+            ]
+        )
         place = np.arange(len(table))
         for small, color in ((False, INK), (True, MUTED)):
             own = (table["small"] == small).to_numpy()

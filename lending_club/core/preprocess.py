@@ -86,9 +86,7 @@ class QuantileNormal(QuantileTransformer):
         clip: float = 3.5,  # largest absolute output
         random_state: int | None = None,  # seed of jitter and subsample
     ):
-        super().__init__(
-            n_quantiles=n_quantiles, subsample=subsample, output_distribution="normal", random_state=random_state
-        )
+        super().__init__(n_quantiles=n_quantiles, subsample=subsample, output_distribution="normal", random_state=random_state)
         self.jitter = jitter
         self.clip = clip
 

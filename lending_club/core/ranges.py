@@ -63,11 +63,29 @@ def check_fractions(
 
 # %% ../../nbs/core/ranges.ipynb #67f4bda1
 MEDIANS = {
-    "loan_amnt": 12_000, "installment": 350, "annual_inc": 65_000, "revol_bal": 11_000, "annual_inc_joint": 120_000,
-    "tot_coll_amt": 390, "tot_cur_bal": 90_000, "total_bal_il": 28_000, "max_bal_bc": 4_600, "total_rev_hi_lim": 26_000,
-    "avg_cur_bal": 7_700, "bc_open_to_buy": 5_500, "tot_hi_cred_lim": 120_000, "total_bal_ex_mort": 40_000,
-    "total_bc_limit": 16_000, "total_il_high_credit_limit": 39_000, "revol_bal_joint": 23_000,
-    "dti": 18, "dti_joint": 17, "revol_util": 51, "bc_util": 62, "all_util": 61, "il_util": 75,
+    "loan_amnt": 12_000,
+    "installment": 350,
+    "annual_inc": 65_000,
+    "revol_bal": 11_000,
+    "annual_inc_joint": 120_000,
+    "tot_coll_amt": 390,
+    "tot_cur_bal": 90_000,
+    "total_bal_il": 28_000,
+    "max_bal_bc": 4_600,
+    "total_rev_hi_lim": 26_000,
+    "avg_cur_bal": 7_700,
+    "bc_open_to_buy": 5_500,
+    "tot_hi_cred_lim": 120_000,
+    "total_bal_ex_mort": 40_000,
+    "total_bc_limit": 16_000,
+    "total_il_high_credit_limit": 39_000,
+    "revol_bal_joint": 23_000,
+    "dti": 18,
+    "dti_joint": 17,
+    "revol_util": 51,
+    "bc_util": 62,
+    "all_util": 61,
+    "il_util": 75,
 }  # in the column's unit, of the values above 0 of Lending Club's loans of 2007 to 2018
 UNLIKELY, IMPOSSIBLE = 8, 30  # times the median
 

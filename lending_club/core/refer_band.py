@@ -125,9 +125,13 @@ def _report(loans: pd.DataFrame, bad: np.ndarray, p12: np.ndarray, table: dict) 
     facts = {"loans": 1, "charge_offs": bad, "covered": np.where(bad, in_bad, in_good)} | {one: name == one for one in SETS}
     facts = pd.DataFrame(facts, index=loans.index).astype(int)
     outcome = np.where(bad, "charged off", "not charged off")
-    groups = {"overall": pd.Series("all", loans.index), "by_outcome": pd.Series(outcome, loans.index),
-              "by_term": loans["term"].map(fold_spaces, na_action="ignore").fillna("missing"),
-              "by_grade": loans["grade"].fillna("missing"), "by_set": pd.Series(name, loans.index)}  # fmt: skip
+    groups = {
+        "overall": pd.Series("all", loans.index),
+        "by_outcome": pd.Series(outcome, loans.index),
+        "by_term": loans["term"].map(fold_spaces, na_action="ignore").fillna("missing"),
+        "by_grade": loans["grade"].fillna("missing"),
+        "by_set": pd.Series(name, loans.index),
+    }
     whole = {"overall": ["all"], "by_outcome": ["not charged off", "charged off"], "by_set": list(SETS)}
     counts = {one: facts.groupby(by.astype(object).to_numpy()).sum() for one, by in groups.items()}
     counts = {one: own.reindex(whole.get(one, own.index), fill_value=0).rename_axis(one) for one, own in counts.items()}
@@ -178,8 +182,9 @@ def plot_refer_band(
 
     tables = {name: report[name][report[name]["loans"] > 0] for name in _TITLES}
     widths = [max(len(own), 1) + 0.5 for own in tables.values()]
-    figure, axes = plt.subplots(2, len(tables), figsize=(11, 5.5), width_ratios=widths, sharex="col", sharey="row",
-                                layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        2, len(tables), figsize=(11, 5.5), width_ratios=widths, sharex="col", sharey="row", layout="constrained"
+    )
     for (name, own), (coverage, referred) in zip(tables.items(), axes.T, strict=True):
         coverage.set_title(_TITLES[name])
         referred.set(xlim=(-0.6, max(len(own), 1) - 0.4))
@@ -214,7 +219,10 @@ def fit_refer_band(
     table = fit_sets(unseen["p12"], unseen["bad"], settings.refer_level, settings.refer_band)
     report = _report(splits.loans.loc[unseen.index], unseen["bad"], unseen["p12"].to_numpy(), table)
     log.info(
-        "the %s refer band at the level %g refers %.1f %% of the %s loans that it was found on", table["kind"].replace("_", "-"),
-        table["level"], 100 * report["overall"]["referred"].iloc[0], f"{len(unseen):,}",
-    )  # fmt: skip
+        "the %s refer band at the level %g refers %.1f %% of the %s loans that it was found on",
+        table["kind"].replace("_", "-"),
+        table["level"],
+        100 * report["overall"]["referred"].iloc[0],
+        f"{len(unseen):,}",
+    )
     return table, report

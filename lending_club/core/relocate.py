@@ -88,8 +88,10 @@ def _rewrite(connection: sqlalchemy.Connection, old: str, own: Path):
     new = own.as_uri() if old.startswith("file:") else str(own)
     values = {"new": new, "old": old, "below": f"{old}/", "length": len(old) + 1}
     for table, column in _columns_of(connection):
-        text = f"update {table} set {column} = :new || substr({column}, :length) " \
-               f"where {column} = :old or substr({column}, 1, :length) = :below"  # fmt: skip
+        text = (
+            f"update {table} set {column} = :new || substr({column}, :length) "
+            f"where {column} = :old or substr({column}, 1, :length) = :below"
+        )
         connection.execute(sqlalchemy.text(text), values)
 
 # %% ../../nbs/core/relocate.ipynb #646db10e
@@ -196,5 +198,8 @@ def follow_artifacts(
     _refuse_left_behind(settings)
     for old in relocate(settings, only_found=True):
         if old.parent.name != "mlruns":
-            log.warning("this project was moved or copied: the registry's artifacts are now in %s, no longer in %s",
-                        settings.var / "artifacts", old)  # fmt: skip
+            log.warning(
+                "this project was moved or copied: the registry's artifacts are now in %s, no longer in %s",
+                settings.var / "artifacts",
+                old,
+            )

@@ -34,9 +34,7 @@ from .text import nearest_name
 JOINT = ("annual_inc_joint", "dti_joint", "verification_status_joint")  # of every joint application
 SECOND = tuple(c.name for c in COLUMNS if c.name.startswith("sec_app_")) + ("revol_bal_joint",)  # of the later ones
 RULED = ("installment", "fico_range_high")  # follow from others
-NUMBERS = tuple(
-    c.name for c in COLUMNS if c.role == "input" and c.kind == "number" and c.name not in (*JOINT, *SECOND, *RULED)
-)
+NUMBERS = tuple(c.name for c in COLUMNS if c.role == "input" and c.kind == "number" and c.name not in (*JOINT, *SECOND, *RULED))
 CATEGORIES = ("sub_grade", "emp_length", "home_ownership", "verification_status", "purpose", "term")
 HISTORY = "credit_history_months"  # stands for earliest_cr_line
 GRID = np.linspace(0, 1, 401)
@@ -89,8 +87,20 @@ def _true_pd(s: dict, outcome: dict) -> np.ndarray:
 
 # %% ../../nbs/core/sample.ipynb #2f9515d0
 BLOCK = 10_000  # loans drawn at a time
-VOLUMES = {2007: 0.6, 2008: 2.4, 2009: 5.3, 2010: 12.5, 2011: 21.7, 2012: 53.4, 2013: 134.8, 2014: 235.6, 2015: 421.1,
-           2016: 434.4, 2017: 443.6, 2018: 495.2}  # loans issued, thousands, as Lending Club published them  # fmt: skip
+VOLUMES = {
+    2007: 0.6,
+    2008: 2.4,
+    2009: 5.3,
+    2010: 12.5,
+    2011: 21.7,
+    2012: 53.4,
+    2013: 134.8,
+    2014: 235.6,
+    2015: 421.1,
+    2016: 434.4,
+    2017: 443.6,
+    2018: 495.2,
+}  # loans issued, thousands, as Lending Club published them
 TABLES = package_folder() / "core" / "sample_tables.json"
 
 
@@ -248,9 +258,12 @@ def _later_life(loans: dict, tables: dict, rng, snapshot: float) -> dict:
     score = (loans["fico_range_low"] + np.where(charged, -110, 5) + 30 * rng.normal(size=n)).clip(300, 845) // 5 * 5
     ended = issued + now["end"]
     result = {
-        "loan_status": now["status"], "out_prncp": np.where(final, 0, owed).round(2),
+        "loan_status": now["status"],
+        "out_prncp": np.where(final, 0, owed).round(2),
         "out_prncp_inv": np.where(final, 0, owed).round(2),
-        "total_rec_prncp": principal.round(2), "total_rec_int": interest, "recoveries": recovered,
+        "total_rec_prncp": principal.round(2),
+        "total_rec_int": interest,
+        "recoveries": recovered,
         "total_rec_late_fee": np.where(bad & (rng.random(n) < 0.2), 15.0, 0.0),
         "total_pymnt": (principal + interest + recovered).round(2),
         "total_pymnt_inv": (principal + interest + recovered).round(2),
@@ -259,9 +272,13 @@ def _later_life(loans: dict, tables: dict, rng, snapshot: float) -> dict:
         "last_pymnt_amnt": (loans["installment"] + np.where(closed & (paid < loans["months"]), owed, 0)).round(2),
         "next_pymnt_d": month_text(np.where(final, np.nan, snapshot + 1)),
         "last_credit_pull_d": month_text(np.where(final, np.minimum(ended, snapshot), snapshot)),
-        "last_fico_range_low": score, "last_fico_range_high": score + 4, "pymnt_plan": np.full(n, "n", dtype=object),
-        "funded_amnt": amount, "funded_amnt_inv": amount, "hardship_flag": np.where(hardship & ~final, "Y", "N"),
-    }  # fmt: skip
+        "last_fico_range_low": score,
+        "last_fico_range_high": score + 4,
+        "pymnt_plan": np.full(n, "n", dtype=object),
+        "funded_amnt": amount,
+        "funded_amnt_inv": amount,
+        "hardship_flag": np.where(hardship & ~final, "Y", "N"),
+    }
     return result | _hardship(hardship, loans, now, rng) | _settlement(settled, ended, owed, snapshot, rng)
 
 # %% ../../nbs/core/sample.ipynb #11ab1b0a
@@ -278,12 +295,17 @@ def _hardship(which, loans: dict, now: dict, rng) -> dict:
         "hardship_reason": np.where(which, rng.choice(["UNEMPLOYMENT", "MEDICAL", "INCOME_CURTAILMENT"], n), None),
         "hardship_status": np.where(which, np.where(now["bad"], "BROKEN", "COMPLETED"), None),
         "hardship_loan_status": np.where(which, RUNNING_STATUSES[2], None),
-        "deferral_term": only(3.0), "hardship_length": only(3.0), "hardship_amount": only(interest.round(2)),
-        "hardship_start_date": month_text(start), "hardship_end_date": month_text(start + 3),
-        "payment_plan_start_date": month_text(start + 1), "hardship_dpd": only(rng.integers(0, 30, n)),
+        "deferral_term": only(3.0),
+        "hardship_length": only(3.0),
+        "hardship_amount": only(interest.round(2)),
+        "hardship_start_date": month_text(start),
+        "hardship_end_date": month_text(start + 3),
+        "payment_plan_start_date": month_text(start + 1),
+        "hardship_dpd": only(rng.integers(0, 30, n)),
         "orig_projected_additional_accrued_interest": only((3 * interest).round(2)),
-        "hardship_payoff_balance_amount": only(owed.round(2)), "hardship_last_payment_amount": only(loans["installment"]),
-    }  # fmt: skip
+        "hardship_payoff_balance_amount": only(owed.round(2)),
+        "hardship_last_payment_amount": only(loans["installment"]),
+    }
 
 
 def _settlement(which, ended, owed, snapshot: float, rng) -> dict:
@@ -291,12 +313,14 @@ def _settlement(which, ended, owed, snapshot: float, rng) -> dict:
     n = len(which)
     month = month_text(np.where(which, np.minimum(ended + 2, snapshot), np.nan))
     return {
-        "debt_settlement_flag": np.where(which, "Y", "N"), "debt_settlement_flag_date": month,
+        "debt_settlement_flag": np.where(which, "Y", "N"),
+        "debt_settlement_flag_date": month,
         "settlement_status": np.where(which, rng.choice(["ACTIVE", "COMPLETE", "BROKEN"], n), None),
-        "settlement_date": month, "settlement_amount": np.where(which, (0.45 * owed).round(2), np.nan),
+        "settlement_date": month,
+        "settlement_amount": np.where(which, (0.45 * owed).round(2), np.nan),
         "settlement_percentage": np.where(which, 45.0, np.nan),
         "settlement_term": np.where(which, rng.integers(1, 25, n), np.nan),
-    }  # fmt: skip
+    }
 
 # %% ../../nbs/core/sample.ipynb #a8aad1cd
 @dataclass(frozen=True)
@@ -308,10 +332,20 @@ class Sample:
     pd_given_resolved: np.ndarray  # shape (n,), its probability of being bad given that it is final at the snapshot
 
 
-_TITLES = {"debt_consolidation": "Debt consolidation", "credit_card": "Credit card refinancing", "other": "Other",
-           "home_improvement": "Home improvement", "major_purchase": "Major purchase", "small_business": "Business",
-           "medical": "Medical expenses", "car": "Car financing", "vacation": "Vacation", "house": "Home buying",
-           "moving": "Moving and relocation", "renewable_energy": "Green loan"}  # fmt: skip
+_TITLES = {
+    "debt_consolidation": "Debt consolidation",
+    "credit_card": "Credit card refinancing",
+    "other": "Other",
+    "home_improvement": "Home improvement",
+    "major_purchase": "Major purchase",
+    "small_business": "Business",
+    "medical": "Medical expenses",
+    "car": "Car financing",
+    "vacation": "Vacation",
+    "house": "Home buying",
+    "moving": "Moving and relocation",
+    "renewable_energy": "Green loan",
+}
 _JOBS = ("Teacher", "Manager", "Registered Nurse", "Owner", "Driver", "Supervisor", "Sales", "Engineer", "Office Manager")
 
 # %% ../../nbs/core/sample.ipynb #9736845a

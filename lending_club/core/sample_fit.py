@@ -89,8 +89,11 @@ def _marginals(raw: pd.DataFrame) -> tuple[dict, dict]:
         era = np.ones(len(values), bool) if since is None else issued >= since
         missing = float(1 - present[era].mean())
         tables["numbers"][name] = {
-            "quantiles": _quantiles(values), "step": _resolution(values), "since": since, "missing": round(missing, 4),
-        }  # fmt: skip
+            "quantiles": _quantiles(values),
+            "step": _resolution(values),
+            "since": since,
+            "missing": round(missing, 4),
+        }
         latent[name] = values
         if missing > 0.002:
             latent[f"{name} missing"] = np.where(era, (~present).astype(float), np.nan)
@@ -134,13 +137,16 @@ def _joint_tables(raw: pd.DataFrame) -> dict:
     age = parse_month(second["issue_d"].to_numpy()) - parse_month(second["sec_app_earliest_cr_line"].to_numpy())
     columns = {name: second[name].to_numpy() for name in numbers} | {HISTORY: age}
     return {
-        "since": since, "second_since": second_since, "shares": years, "income_ratio": _quantiles(ratio.to_numpy()),
+        "since": since,
+        "second_since": second_since,
+        "shares": years,
+        "income_ratio": _quantiles(ratio.to_numpy()),
         "dti_ratio": _quantiles((pairs["dti_joint"] / pairs["dti"]).replace(np.inf, np.nan).clip(0.05, 2).to_numpy()),
         "second": {
             name: {"quantiles": _quantiles(own), "step": _resolution(own), "missing": round(float(np.isnan(own).mean()), 4)}
             for name, own in columns.items()
         },
-    }  # fmt: skip
+    }
 
 # %% ../../nbs/core/sample_fit.ipynb #90f2ac97
 def _cumulative_incidence(raw: pd.DataFrame) -> dict:
@@ -181,20 +187,35 @@ def _fit_truth(raw: pd.DataFrame, tables: dict) -> dict:
     bad = target(raw["loan_status"]).to_numpy()
     issued = parse_month(raw["issue_d"].to_numpy())
     final = ~np.isnan(bad)
-    numbers = ("fico_range_low", "inq_last_6mths", "acc_open_past_24mths", "revol_util", "mort_acc", "dti", "dti_joint",
-               "annual_inc", "annual_inc_joint", "loan_amnt")  # fmt: skip
+    numbers = (
+        "fico_range_low",
+        "inq_last_6mths",
+        "acc_open_past_24mths",
+        "revol_util",
+        "mort_acc",
+        "dti",
+        "dti_joint",
+        "annual_inc",
+        "annual_inc_joint",
+        "loan_amnt",
+    )
     loans = {name: raw[name].to_numpy() for name in numbers} | {
-        "sub_grade_number": parse_sub_grade(raw["sub_grade"].to_numpy()), "months": parse_term(raw["term"].to_numpy()),
-        "home_ownership": raw["home_ownership"].to_numpy(), "purpose": raw["purpose"].to_numpy(), "issued": issued,
+        "sub_grade_number": parse_sub_grade(raw["sub_grade"].to_numpy()),
+        "months": parse_term(raw["term"].to_numpy()),
+        "home_ownership": raw["home_ownership"].to_numpy(),
+        "purpose": raw["purpose"].to_numpy(),
+        "issued": issued,
         "two_borrowers": _is_joint(raw),
-    }  # fmt: skip
+    }
     signals = _signals(loans, len(raw))
     X = np.column_stack([signals[name] for name in LINEAR])[final]
     fitted = LogisticRegression(C=1.0, max_iter=1_000).fit(X, bad[final])
     outcome = {
         "weights": dict(zip(LINEAR, fitted.coef_[0].round(4).tolist(), strict=True)),
-        "intercepts": [float(fitted.intercept_[0])] * 7, "structure": STRUCTURE, "drift": DRIFT,
-    }  # fmt: skip
+        "intercepts": [float(fitted.intercept_[0])] * 7,
+        "structure": STRUCTURE,
+        "drift": DRIFT,
+    }
     grade = signals["grade"][final]
     real = np.bincount(grade, bad[final], 7) / np.maximum(np.bincount(grade, minlength=7), 1)
     return outcome | {"intercepts": _fit_intercepts(real, issued, tables, outcome)}
@@ -236,8 +257,18 @@ def fit_tables(
     return tables
 
 # %% ../../nbs/core/sample_fit.ipynb #e53b5e6a
-MAIN = ("loan_amnt", "int_rate", "installment", "annual_inc", "dti", "revol_bal", "revol_util", "fico_range_low", "open_acc",
-        "total_acc")  # fmt: skip
+MAIN = (
+    "loan_amnt",
+    "int_rate",
+    "installment",
+    "annual_inc",
+    "dti",
+    "revol_bal",
+    "revol_util",
+    "fico_range_low",
+    "open_acc",
+    "total_acc",
+)
 
 
 def compare_with_real(
@@ -247,18 +278,24 @@ def compare_with_real(
     "How far the sample is from real loans: KS, rank correlations, missing shares, bad rates by grade."
     from scipy.stats import ks_2samp
 
-    columns = pd.DataFrame({
-        "KS": {name: ks_2samp(real[name].dropna(), drawn[name].dropna()).statistic for name in MAIN},
-        "median, real": real[list(MAIN)].median(), "median, drawn": drawn[list(MAIN)].median(),
-    })  # fmt: skip
+    columns = pd.DataFrame(
+        {
+            "KS": {name: ks_2samp(real[name].dropna(), drawn[name].dropna()).statistic for name in MAIN},
+            "median, real": real[list(MAIN)].median(),
+            "median, drawn": drawn[list(MAIN)].median(),
+        }
+    )
     correlations = real[list(MAIN)].corr("spearman") - drawn[list(MAIN)].corr("spearman")
     missing = pd.DataFrame({"real": real.isna().mean(), "drawn": drawn.isna().mean()})
     missing["difference"] = missing["drawn"] - missing["real"]
     bad = {"real": target(real["loan_status"]), "drawn": target(drawn["loan_status"])}
-    grades = pd.DataFrame({
-        "real loans": bad["real"].groupby(real["grade"]).count(), "real": bad["real"].groupby(real["grade"]).mean(),
-        "drawn": bad["drawn"].groupby(drawn["grade"]).mean(),
-    })  # fmt: skip
+    grades = pd.DataFrame(
+        {
+            "real loans": bad["real"].groupby(real["grade"]).count(),
+            "real": bad["real"].groupby(real["grade"]).mean(),
+            "drawn": bad["drawn"].groupby(drawn["grade"]).mean(),
+        }
+    )
     grades["difference"] = grades["drawn"] - grades["real"]
     return {"columns": columns, "correlations": correlations, "missing": missing, "grades": grades}
 

@@ -65,9 +65,21 @@ STATES = tuple(
 )
 EMP_LENGTHS = ("< 1 year", "1 year", *(f"{n} years" for n in range(2, 10)), "10+ years", "n/a")
 PURPOSES = (
-    "car", "credit_card", "debt_consolidation", "educational", "home_improvement", "house", "major_purchase", "medical",
-    "moving", "other", "renewable_energy", "small_business", "vacation", "wedding",
-)  # fmt: skip
+    "car",
+    "credit_card",
+    "debt_consolidation",
+    "educational",
+    "home_improvement",
+    "house",
+    "major_purchase",
+    "medical",
+    "moving",
+    "other",
+    "renewable_energy",
+    "small_business",
+    "vacation",
+    "wedding",
+)
 
 
 def _usd(name, reason, meaning, role="input", unit="USD", minimum=0, maximum=1e9):
@@ -230,8 +242,9 @@ COLUMNS: tuple[Column, ...] = (
     _count("sec_app_num_rev_accts", SOURCE_SECOND_BUREAU, "second borrower's revolving accounts"),
     _count("sec_app_chargeoff_within_12_mths", SOURCE_SECOND_BUREAU, "second borrower's charge-offs in the last 12 months"),
     _count("sec_app_collections_12_mths_ex_med", SOURCE_SECOND_BUREAU, "second borrower's collections in the last 12 months"),
-    _months("sec_app_mths_since_last_major_derog", SOURCE_SECOND_BUREAU,
-            "months since the second borrower's last 90 days past due"),
+    _months(
+        "sec_app_mths_since_last_major_derog", SOURCE_SECOND_BUREAU, "months since the second borrower's last 90 days past due"
+    ),
     _category("hardship_flag", SOURCE_HARDSHIP, "whether the borrower is on a hardship plan", ("N", "Y"), "post_origination"),
     _text("hardship_type", SOURCE_HARDSHIP, "kind of plan", "post_origination"),
     _text("hardship_reason", SOURCE_HARDSHIP, "why the plan was offered", "post_origination"),
@@ -244,20 +257,25 @@ COLUMNS: tuple[Column, ...] = (
     _count("hardship_length", SOURCE_HARDSHIP, "months of the plan", "post_origination"),
     _count("hardship_dpd", SOURCE_HARDSHIP, "days past due when the plan began", "post_origination", maximum=10_000),
     _text("hardship_loan_status", SOURCE_HARDSHIP, "state of the loan when the plan began", "post_origination"),
-    _usd("orig_projected_additional_accrued_interest", SOURCE_HARDSHIP, "interest expected to accrue on the plan",
-         "post_origination"),
+    _usd(
+        "orig_projected_additional_accrued_interest",
+        SOURCE_HARDSHIP,
+        "interest expected to accrue on the plan",
+        "post_origination",
+    ),
     _usd("hardship_payoff_balance_amount", SOURCE_HARDSHIP, "payoff balance when the plan began", "post_origination"),
     _usd("hardship_last_payment_amount", SOURCE_HARDSHIP, "last payment before the plan", "post_origination"),
     _category("disbursement_method", SOURCE_FORM, "how the money is paid out", ("Cash", "DirectPay")),
-    _category("debt_settlement_flag", SOURCE_SETTLEMENT, "whether a settlement company is involved", ("N", "Y"),
-              "post_origination"),
+    _category(
+        "debt_settlement_flag", SOURCE_SETTLEMENT, "whether a settlement company is involved", ("N", "Y"), "post_origination"
+    ),
     _month("debt_settlement_flag_date", SOURCE_SETTLEMENT, "month in which that flag was set", "post_origination"),
     _text("settlement_status", SOURCE_SETTLEMENT, "state of the settlement", "post_origination"),
     _month("settlement_date", SOURCE_SETTLEMENT, "month of the settlement", "post_origination"),
     _usd("settlement_amount", SOURCE_SETTLEMENT, "amount to be paid in settlement", "post_origination"),
     _percent("settlement_percentage", SOURCE_SETTLEMENT, "settlement to payoff balance", "post_origination"),
     _count("settlement_term", SOURCE_SETTLEMENT, "months of the settlement", "post_origination"),
-)  # fmt: skip
+)
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
 
 # %% ../../nbs/core/schema.ipynb #f9431965
@@ -304,24 +322,77 @@ def guard_inputs(
                 f"leave it out, or describe it in the schema first.{nearest_name(name, BY_NAME)}"
             )
         column = BY_NAME[name]
-        why = {"protected": "set use_addr_state = yes to allow it", "excluded": "it is never an input",
-               "input": f"set inputs = all to allow it, inputs is {inputs}"}  # fmt: skip
+        why = {
+            "protected": "set use_addr_state = yes to allow it",
+            "excluded": "it is never an input",
+            "input": f"set inputs = all to allow it, inputs is {inputs}",
+        }
         raise LeakError(f"{name!r} cannot be a model input ({column.reason}): {why.get(column.role, 'leave it out')}")
     return tuple(names)
 
 # %% ../../nbs/core/schema.ipynb #8b756532
 EXAMPLE_APPLICATION = {
-    "loan_amnt": 10000, "term": " 36 months", "int_rate": 11.44, "installment": 329.47, "grade": "B", "sub_grade": "B4",
-    "emp_title": "teacher", "emp_length": "10+ years", "home_ownership": "RENT", "annual_inc": 117000,
-    "verification_status": "Not Verified", "issue_d": "Jan-2015", "purpose": "vacation", "title": "Vacation", "dti": 6.08,
-    "earliest_cr_line": "Feb-1990", "open_acc": 16, "pub_rec": 0, "revol_bal": 21320, "revol_util": 53.9, "total_acc": 35,
-    "initial_list_status": "w", "collections_12_mths_ex_med": 0, "policy_code": 1, "application_type": "Individual",
-    "acc_now_delinq": 0, "tot_coll_amt": 0, "tot_cur_bal": 34360, "total_rev_hi_lim": 39500, "acc_open_past_24mths": 1,
-    "avg_cur_bal": 2148, "bc_open_to_buy": 1506, "bc_util": 93.7, "chargeoff_within_12_mths": 0, "delinq_amnt": 0,
-    "mo_sin_old_il_acct": 141, "mo_sin_old_rev_tl_op": 299, "mo_sin_rcnt_rev_tl_op": 1, "mo_sin_rcnt_tl": 1, "mort_acc": 0,
-    "mths_since_recent_bc": 5, "mths_since_recent_inq": 4, "num_accts_ever_120_pd": 0, "num_actv_bc_tl": 5,
-    "num_actv_rev_tl": 8, "num_bc_sats": 6, "num_bc_tl": 11, "num_il_tl": 13, "num_op_rev_tl": 11, "num_rev_accts": 22,
-    "num_rev_tl_bal_gt_0": 8, "num_sats": 16, "num_tl_120dpd_2m": 0, "num_tl_30dpd": 0, "num_tl_90g_dpd_24m": 0,
-    "num_tl_op_past_12m": 1, "pct_tl_nvr_dlq": 100, "percent_bc_gt_75": 100, "pub_rec_bankruptcies": 0, "tax_liens": 0,
-    "total_bal_ex_mort": 34360, "total_bc_limit": 24000, "total_il_high_credit_limit": 18354,
-}  # fmt: skip
+    "loan_amnt": 10000,
+    "term": " 36 months",
+    "int_rate": 11.44,
+    "installment": 329.47,
+    "grade": "B",
+    "sub_grade": "B4",
+    "emp_title": "teacher",
+    "emp_length": "10+ years",
+    "home_ownership": "RENT",
+    "annual_inc": 117000,
+    "verification_status": "Not Verified",
+    "issue_d": "Jan-2015",
+    "purpose": "vacation",
+    "title": "Vacation",
+    "dti": 6.08,
+    "earliest_cr_line": "Feb-1990",
+    "open_acc": 16,
+    "pub_rec": 0,
+    "revol_bal": 21320,
+    "revol_util": 53.9,
+    "total_acc": 35,
+    "initial_list_status": "w",
+    "collections_12_mths_ex_med": 0,
+    "policy_code": 1,
+    "application_type": "Individual",
+    "acc_now_delinq": 0,
+    "tot_coll_amt": 0,
+    "tot_cur_bal": 34360,
+    "total_rev_hi_lim": 39500,
+    "acc_open_past_24mths": 1,
+    "avg_cur_bal": 2148,
+    "bc_open_to_buy": 1506,
+    "bc_util": 93.7,
+    "chargeoff_within_12_mths": 0,
+    "delinq_amnt": 0,
+    "mo_sin_old_il_acct": 141,
+    "mo_sin_old_rev_tl_op": 299,
+    "mo_sin_rcnt_rev_tl_op": 1,
+    "mo_sin_rcnt_tl": 1,
+    "mort_acc": 0,
+    "mths_since_recent_bc": 5,
+    "mths_since_recent_inq": 4,
+    "num_accts_ever_120_pd": 0,
+    "num_actv_bc_tl": 5,
+    "num_actv_rev_tl": 8,
+    "num_bc_sats": 6,
+    "num_bc_tl": 11,
+    "num_il_tl": 13,
+    "num_op_rev_tl": 11,
+    "num_rev_accts": 22,
+    "num_rev_tl_bal_gt_0": 8,
+    "num_sats": 16,
+    "num_tl_120dpd_2m": 0,
+    "num_tl_30dpd": 0,
+    "num_tl_90g_dpd_24m": 0,
+    "num_tl_op_past_12m": 1,
+    "pct_tl_nvr_dlq": 100,
+    "percent_bc_gt_75": 100,
+    "pub_rec_bankruptcies": 0,
+    "tax_liens": 0,
+    "total_bal_ex_mort": 34360,
+    "total_bc_limit": 24000,
+    "total_il_high_credit_limit": 18354,
+}

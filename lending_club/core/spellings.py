@@ -43,20 +43,29 @@ def fold_letters(text: str) -> str:
 
 _FLAG = {"no": "n", "false": "n", "0": "n", "yes": "y", "true": "y", "1": "y"}
 _VERIFICATION = {
-    "unverified": "Not Verified", "verifiedincome": "Verified", "incomeverified": "Verified",
-    "verifiedincomesource": "Source Verified", "incomesourceverified": "Source Verified", "verifiedsource": "Source Verified",
-}  # fmt: skip
+    "unverified": "Not Verified",
+    "verifiedincome": "Verified",
+    "incomeverified": "Verified",
+    "verifiedincomesource": "Source Verified",
+    "incomesourceverified": "Source Verified",
+    "verifiedsource": "Source Verified",
+}
 _WORDS = {
     "application_type": {
-        "joint": "Joint App", "jointapplication": "Joint App", "individualapp": "Individual",
-        "individualapplication": "Individual", "single": "Individual", "directpay": "Individual",
+        "joint": "Joint App",
+        "jointapplication": "Joint App",
+        "individualapp": "Individual",
+        "individualapplication": "Individual",
+        "single": "Individual",
+        "directpay": "Individual",
     },
-    "verification_status": _VERIFICATION, "verification_status_joint": _VERIFICATION,
+    "verification_status": _VERIFICATION,
+    "verification_status_joint": _VERIFICATION,
     "initial_list_status": {"fractional": "f", "whole": "w"},
     "pymnt_plan": _FLAG,
     "hardship_flag": {word: flag.upper() for word, flag in _FLAG.items()},
     "debt_settlement_flag": {word: flag.upper() for word, flag in _FLAG.items()},
-}  # fmt: skip
+}
 
 
 @functools.cache
@@ -197,16 +206,33 @@ def what_is_read(column: Column) -> str:
 
 # %% ../../nbs/core/spellings.ipynb #3b895229
 COLUMN_ALIASES = {
-    "open_il_6m": "open_act_il", "sec_app_open_il_6m": "sec_app_open_act_il", "is_inc_v": "verification_status",
-    "is_inc_v_joint": "verification_status_joint", "verified_status": "verification_status",
-    "verified_status_joint": "verification_status_joint", "loan_amount": "loan_amnt", "funded_amount": "funded_amnt",
-    "funded_amount_inv": "funded_amnt_inv", "interest_rate": "int_rate", "annual_income": "annual_inc",
-    "annual_income_joint": "annual_inc_joint", "employment_length": "emp_length", "employment_title": "emp_title",
-    "issue_date": "issue_d", "address_state": "addr_state", "earliest_credit_line": "earliest_cr_line",
-    "last_payment_date": "last_pymnt_d", "next_payment_date": "next_pymnt_d", "last_credit_pull_date": "last_credit_pull_d",
-    "last_payment_amnt": "last_pymnt_amnt", "total_payment": "total_pymnt", "payment_plan": "pymnt_plan",
-    "description": "desc", "fico_low": "fico_range_low", "fico_high": "fico_range_high",
-}  # fmt: skip
+    "open_il_6m": "open_act_il",
+    "sec_app_open_il_6m": "sec_app_open_act_il",
+    "is_inc_v": "verification_status",
+    "is_inc_v_joint": "verification_status_joint",
+    "verified_status": "verification_status",
+    "verified_status_joint": "verification_status_joint",
+    "loan_amount": "loan_amnt",
+    "funded_amount": "funded_amnt",
+    "funded_amount_inv": "funded_amnt_inv",
+    "interest_rate": "int_rate",
+    "annual_income": "annual_inc",
+    "annual_income_joint": "annual_inc_joint",
+    "employment_length": "emp_length",
+    "employment_title": "emp_title",
+    "issue_date": "issue_d",
+    "address_state": "addr_state",
+    "earliest_credit_line": "earliest_cr_line",
+    "last_payment_date": "last_pymnt_d",
+    "next_payment_date": "next_pymnt_d",
+    "last_credit_pull_date": "last_credit_pull_d",
+    "last_payment_amnt": "last_pymnt_amnt",
+    "total_payment": "total_pymnt",
+    "payment_plan": "pymnt_plan",
+    "description": "desc",
+    "fico_low": "fico_range_low",
+    "fico_high": "fico_range_high",
+}
 
 
 def canonical_name(

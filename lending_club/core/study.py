@@ -32,11 +32,25 @@ log = logging.getLogger(__name__)
 # %% ../../nbs/core/study.ipynb #cdbb457f
 STUDY_CODE = ("clean", "core.preprocess", "core.hyperparameters", "core.estimators", "core.networks", "core.matrices")
 NOT_STUDY_CODE = (
-    "core.settings", "core.files", "core.loans", "core.notices", "core.sample",
-    "core.data", "core.containers", "core.delimited", "core.formats", "core.headers",  # files to columns
-    "core.columns", "core.spellings", "core.ranges", "core.repeats", "core.outcomes",  # columns to loans
-    "core.imputation_fit", "core.horizons", "core.metrics",  # of the final fit and its evaluation alone
-)  # fmt: skip
+    "core.settings",
+    "core.files",
+    "core.loans",
+    "core.notices",
+    "core.sample",
+    "core.data",
+    "core.containers",
+    "core.delimited",
+    "core.formats",
+    "core.headers",  # files to columns
+    "core.columns",
+    "core.spellings",
+    "core.ranges",
+    "core.repeats",
+    "core.outcomes",  # columns to loans
+    "core.imputation_fit",
+    "core.horizons",
+    "core.metrics",  # of the final fit and its evaluation alone
+)
 
 
 def study_name(
@@ -95,9 +109,12 @@ def open_storage(
         arguments = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
         with _no_experimental_warning(), database_lock(uri, "tables"):  # two processes that make them at once fail
             return optuna.storages.RDBStorage(
-                uri, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT_INTERVAL, grace_period=HEARTBEAT_GRACE,
+                uri,
+                engine_kwargs=arguments,
+                heartbeat_interval=HEARTBEAT_INTERVAL,
+                grace_period=HEARTBEAT_GRACE,
                 heartbeat_stale_trial_callback=partial(retry_trial, names=names),
-            )  # fmt: skip
+            )
     except Exception as error:  # any database's own errors
         first_line, shown = str(error).strip().split("\n")[0], without_password(uri)
         if "optuna storage upgrade" in first_line:

@@ -29,8 +29,12 @@ def periods_of(
 ) -> dict[str, tuple]:  # name of the part to two timestamps; None for the first month of all
     "The first month of each part, and the one after its last."
     level = val_end - pd.DateOffset(months=LEVEL_MONTHS)
-    return {"train": (None, train_end), "validation": (train_end, val_end), "refit": (None, val_end),
-            "calibration": (level, val_end)}  # fmt: skip
+    return {
+        "train": (None, train_end),
+        "validation": (train_end, val_end),
+        "refit": (None, val_end),
+        "calibration": (level, val_end),
+    }
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,13 @@ class TimedSplits:
 def _summary_of(loans: pd.DataFrame, own: pd.DataFrame) -> dict:
     ended = own["event"] != RUNNING
     return {
-        "loans": len(loans), "from": f"{loans['issue_month'].min():%Y-%m}", "to": f"{loans['issue_month'].max():%Y-%m}",
-        "loan_months": int((own["exit"] - own["entry"] + ended).sum()), "charge_offs": int((own["event"] == CHARGE_OFF).sum()),
+        "loans": len(loans),
+        "from": f"{loans['issue_month'].min():%Y-%m}",
+        "to": f"{loans['issue_month'].max():%Y-%m}",
+        "loan_months": int((own["exit"] - own["entry"] + ended).sum()),
+        "charge_offs": int((own["event"] == CHARGE_OFF).sum()),
         "payoffs": int((own["event"] == PAYOFF).sum()),
-    }  # fmt: skip
+    }
 
 
 def is_timed(loans: pd.DataFrame) -> bool:  # cleaned loans

@@ -328,9 +328,11 @@ def create_app(
         return refuse(error)
 
     @app.post(
-        "/predict", response_model=Decision, responses=_RESPONSES,
+        "/predict",
+        response_model=Decision,
+        responses=_RESPONSES,
         openapi_extra=_in_openapi("application/json", schema=_ONE, flags=("curve", "money")),
-    )  # fmt: skip
+    )
     async def predict(request: Request):
         "The decision about one application, sent as a JSON object of raw fields."
         keys.check(request)
@@ -342,9 +344,11 @@ def create_app(
     many = {"type": "array", "items": _ONE, "maxItems": settings.max_batch_rows}
 
     @app.post(
-        "/predict/batch", response_model=list[Decision | RefusedApplication], responses=_RESPONSES,
+        "/predict/batch",
+        response_model=list[Decision | RefusedApplication],
+        responses=_RESPONSES,
         openapi_extra=_in_openapi("application/json", "text/csv", schema=many, flags=("partial", "curve", "money")),
-    )  # fmt: skip
+    )
     async def predict_batch(request: Request):
         """The decisions about many applications, in their order.
 
@@ -378,7 +382,9 @@ def create_app(
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     @app.post(
-        "/webhook", status_code=204, response_class=Response,
+        "/webhook",
+        status_code=204,
+        response_class=Response,
         responses={
             204: {"description": "accepted"},
             401: {"model": Refusal, "description": "the signature is missing, wrong or too old"},
@@ -386,7 +392,7 @@ def create_app(
             413: _RESPONSES[413],
         },
         openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
-    )  # fmt: skip
+    )
     async def webhook(request: Request):
         "MLflow's registry reports that an alias has moved: if it is the champion's, the service polls at once."
         if not settings.webhook_secret:

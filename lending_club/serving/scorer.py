@@ -234,8 +234,10 @@ class Scorer:
             if foreign := foreign_categories(tables["categories"]):
                 log.warning(
                     "version %s was trained on categories that applications spell otherwise: %s; to it they are unseen, as "
-                    "they were: train and register it anew", version, ", ".join(foreign),
-                )  # fmt: skip
+                    "they were: train and register it anew",
+                    version,
+                    ", ".join(foreign),
+                )
             scorer = cls(CompiledModel(tables, content["model.onnx"]), card, version, own)
             scorer.check(examples, tolerance)
         except ExportError as error:
@@ -265,8 +267,14 @@ class Scorer:
         raw = read_one_or_many(table)
         found = self._decider.decide(raw, curve, money)
         predictions = (found.pds >= self.threshold).astype(int).tolist()
-        columns = zip(predictions, found.pds.tolist(), found.decisions, found.figures.tolist(),
-                      raw.lacking(self._always_present), strict=True)  # fmt: skip
+        columns = zip(
+            predictions,
+            found.pds.tolist(),
+            found.decisions,
+            found.figures.tolist(),
+            raw.lacking(self._always_present),
+            strict=True,
+        )
         answers = [
             {
                 "prediction": prediction,
