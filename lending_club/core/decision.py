@@ -74,14 +74,14 @@ def money_figures(
     known = (offers[1] >= 0) & (offers[0] > 0)
     amount, rate, term = (own[known] for own in offers)
     own, assumed = cumulative[known], rules.assumptions
-    loan = {"amount": amount, "rate": rate, "term": term, "cumulative": own, "assumptions": assumed}
+    loan = amount, rate, term, own, assumed
     profit, value = (Valuer(yearly, assumed)((amount, rate, term), own) for yearly in (rules.funding_cost, rules.hurdle_rate))
     columns = {
         "expected_profit": profit.round(CENTS),
         "net_present_value": value.round(CENTS),
-        "annual_return": annual_return(total(expected_cash_flows(**loan)), amount).round(PD_DECIMALS),
-        "expected_loss_12_months": expected_loss(**loan, months=12).round(CENTS),
-        "expected_loss": expected_loss(**loan).round(CENTS),
+        "annual_return": annual_return(total(expected_cash_flows(*loan)), amount).round(PD_DECIMALS),
+        "expected_loss_12_months": expected_loss(*loan, months=12).round(CENTS),
+        "expected_loss": expected_loss(*loan).round(CENTS),
     }
     rows = iter(zip(*(column.tolist() for column in columns.values()), strict=True))
     return [dict(zip(columns, next(rows), strict=True)) if one else None for one in known.tolist()]
@@ -156,7 +156,9 @@ class Decider(VersionRules):
             cumulative = shown_curves(cumulative, pds, offers[2])
             if self._band is not None:
                 uncertain = np.flatnonzero(is_referred(cumulative[:, HORIZON - 1, DEFAULT], self._band)).tolist()
-            worth = money_figures(offers, cumulative, self.money) if money else None
+            if money:
+                assert self.money is not None, "the version's card has no rules of money"
+                worth = money_figures(offers, cumulative, self.money)
         else:
             pds = self._compiled.probabilities(raw)
             pds = shown_pd(pds) if self._rounds else pds
