@@ -209,6 +209,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'lending_club/core/columns.py'),
                                            'lending_club.core.columns._is_text': ( 'core/columns.html#_is_text',
                                                                                    'lending_club/core/columns.py'),
+                                           'lending_club.core.columns._meaning_of_texts': ( 'core/columns.html#_meaning_of_texts',
+                                                                                            'lending_club/core/columns.py'),
                                            'lending_club.core.columns._plain': ('core/columns.html#_plain', 'lending_club/core/columns.py'),
                                            'lending_club.core.columns._possible': ( 'core/columns.html#_possible',
                                                                                     'lending_club/core/columns.py'),
