@@ -160,6 +160,19 @@ def test_stages_have_a_parameters_cell():
         assert sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1, stage
 
 
+@pytest.mark.parametrize("stage", ("00_explore", "01_clean", "02_features", "03_hpo", "04_train"))
+def test_a_stage_shows_its_run_first_and_then_how_it_works(stage):
+    cells = nbformat.read(REPO / "nbs" / f"{stage}.ipynb", 4).cells
+    tags = [cell.metadata.get("tags", []) for cell in cells]
+    heads = [cell.source.split("\n")[0] if cell.cell_type == "markdown" else "" for cell in cells]
+    parameters = [number for number, own in enumerate(tags) if "parameters" in own]
+    (run,), (how,) = ([n for n, head in enumerate(heads) if head == title] for title in ("## Run", "## How it works"))
+    assert parameters[0] < run < how
+    assert [n for n, own in enumerate(tags) if "lesson" in own] == list(range(how, len(cells))), "tag the cells below, no others"
+    for cell in cells[:how]:
+        assert "#| export" not in cell.source, "the run imports the package; what is exported stands below"
+
+
 def test_settings_file_has_every_setting_with_its_default_but_no_secret():
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(REPO / "settings.ini")
