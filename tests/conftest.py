@@ -36,16 +36,26 @@ COMMAND = Path(sys.executable).with_name("lending-club")
 SMALL = "sample_rows = 5000\nepochs = 5\npoll_interval = 0.3\n"
 
 
+LONGEST = ("test_cli.py", "test_api.py", "test_runs.py", "test_champion.py", "test_incomplete.py", "test_openapi.py")
+
+
+def pytest_collection_modifyitems(items):
+    "Start with the longest files, so that no worker is left alone with one of them at the end."
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def clean_environment(**extra) -> dict:
     "This process' environment without anything that would change a run's settings."
     ours = {f.name.upper() for f in fields(Settings)} | {"IN_TEST"}
     return {k: v for k, v in os.environ.items() if k not in ours} | extra
 
 
-@pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch):
-    for name in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(name)
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_from_outside():
+    with pytest.MonkeyPatch.context() as environment:
+        for name in set(os.environ) - set(clean_environment()):
+            environment.delenv(name)
+        yield
 
 
 def make_project(folder: Path, settings: str = SMALL) -> Path:
