@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['log', 'SERVED_FILES', 'EXAMPLE_TOLERANCE', 'LABELS', 'ServingError', 'NoChampionError', 'NoCurvesError',
-           'served_files', 'read_files', 'check_files', 'read_examples', 'common_traits', 'decides_otherwise',
-           'check_spellings', 'foreign_categories', 'check_inputs', 'Scorer']
+           'served_files', 'read_files', 'check_files', 'read_examples', 'common_traits', 'check_pds',
+           'decides_otherwise', 'check_decisions', 'check_curve_ends', 'check_spellings', 'foreign_categories',
+           'check_inputs', 'UsualRanges', 'VersionFacts', 'AnsweringVersion', 'Scorer']
 
 # %% ../../nbs/serving/scorer.ipynb #5e360092
 import hashlib
@@ -16,10 +17,11 @@ import math
 import numpy as np
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from ..core.applications import ROWS, ApplicationTable, read_applications
 from ..core.compiled import CompiledModel, ExportError
 from ..core.curves import DEFAULT, PAYOFF
-from ..core.decision import UNCERTAIN, Decider
+from ..core.decision import UNCERTAIN, DecidedApplications, Decider
 from ..core.encoding import feature_code
 from ..core.months import month_today
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
@@ -62,7 +64,7 @@ def read_files(
     names = {path.name for path in Path(folder).iterdir() if path.is_file()} if Path(folder).is_dir() else set()
     return {name: (Path(folder) / name).read_bytes() for name in served_files(names) if name in names}
 
-
+# %% ../../nbs/serving/scorer.ipynb #e0961a07
 def check_files(
     content: Mapping[str, bytes],  # by file name
     version: str,
@@ -89,7 +91,7 @@ _TOLERANCE_0_1 = 1e-4  # of the one example that lending-club 0.1.0 stored
 
 def read_examples(
     content: Mapping[str, bytes],  # of `served_files`, by name
-) -> tuple[list[dict], str | None, float]:  # examples, digest of the feature code that made them, tolerance of the PD
+) -> tuple[list[dict[str, Any]], str | None, float]:  # examples, digest of the feature code that made them, tolerance of the PD
     "The examples of a version."
     if "examples.json" in content:
         stored = json.loads(content["examples.json"])
@@ -98,10 +100,10 @@ def read_examples(
         return stored["examples"], stored["feature_code"], EXAMPLE_TOLERANCE
     return [json.loads(content["example.json"])], None, _TOLERANCE_0_1
 
-
+# %% ../../nbs/serving/scorer.ipynb #910ad6ef
 def common_traits(
-    differing: Sequence[Mapping],  # applications
-    others: Sequence[Mapping],  # applications
+    differing: Sequence[Mapping[str, Any]],  # applications
+    others: Sequence[Mapping[str, Any]],  # applications
     most: int = 3,  # traits that are named
 ) -> list[str]:  # such as `application_type is 'Joint App'`
     "What all differing applications have in common and few of the others have."
@@ -111,17 +113,43 @@ def common_traits(
     return sorted(telling, key=lambda trait: (counts[trait], trait))[:most]
 
 
-def _traits(application: Mapping) -> set[str]:
+def _traits(application: Mapping[str, Any]) -> set[str]:
     given = {name: value for name, value in application.items() if value is not None}
     return {
         *(f"{name} is {'given' if name in given else 'missing'}" for name in BY_NAME if BY_NAME[name].at_origination),
         *(f"{name} is {value!r}" for name, value in given.items()),
     }
 
+# %% ../../nbs/serving/scorer.ipynb #3c7114f3
+def check_pds(
+    answers: Sequence[Mapping[str, Any]],  # of a Scorer, with `probability_of_default`
+    examples: Sequence[Mapping[str, Any]],  # as they were stored: `application` and `probability_of_default`
+    tolerance: float,  # largest difference of a PD
+    version: str,
+    trained_by: str,  # version of lending-club
+) -> None:
+    "Raise `ServingError` where a PD differs from the stored one."
+    pairs = zip(answers, examples, strict=True)
+    differences = [abs(answer["probability_of_default"] - e["probability_of_default"]) for answer, e in pairs]
+    wrong = [place for place, difference in enumerate(differences) if not difference <= tolerance]
+    if not wrong:
+        return
+    worst = max(wrong, key=lambda place: math.inf if math.isnan(differences[place]) else differences[place])
+    others = [example["application"] for place, example in enumerate(examples) if place not in wrong]
+    traits = common_traits([examples[place]["application"] for place in wrong], others)
+    common = f"; those that differ have in common: {', '.join(traits)}" if traits else ""
+    now, then = (one[worst]["probability_of_default"] for one in (answers, examples))
+    raise ServingError(
+        f"version {version} gives {len(wrong)} of {len(examples)} example{'s' * (len(examples) > 1)} another "
+        f"probability of default than when it was trained; the worst is example {worst + 1}: {now:.6f} instead of "
+        f"{then:.6f}{common}. The rules of lending-club {lending_club.__version__} are not those of this version: "
+        f"serve it with lending-club {trained_by}, or train and register it anew"
+    )
 
+# %% ../../nbs/serving/scorer.ipynb #af108ef2
 def decides_otherwise(
-    answer: Mapping,  # of the Scorer: `decision` and `policy`
-    example: Mapping,  # as it was stored: `application`, `decision`, `figure`; before 0.4.0 without the last two
+    answer: Mapping[str, Any],  # of the Scorer: `decision` and `policy`
+    example: Mapping[str, Any],  # as it was stored: `application`, `decision`, `figure`; before 0.4.0 without the last two
     tolerance: float,  # largest difference of a PD
 ) -> bool:
     "Whether a decision differs from the stored one by more than a difference of PDs explains."
@@ -140,11 +168,45 @@ def decides_otherwise(
     at_the_bar = abs(then - bar) <= near
     return abs(now - then) > near or (answer["decision"] != example["decision"] and not at_the_bar)
 
+# %% ../../nbs/serving/scorer.ipynb #524d5050
+def check_decisions(
+    answers: Sequence[Mapping[str, Any]],  # of a Scorer
+    examples: Sequence[Mapping[str, Any]],  # as they were stored
+    tolerance: float,  # largest difference of a PD
+    version: str,
+    trained_by: str,  # version of lending-club
+) -> None:
+    "Raise `ServingError` where a decision or the policy's figure differs."
+    for place, (answer, example) in enumerate(zip(answers, examples, strict=True)):
+        if decides_otherwise(answer, example, tolerance):
+            own = answer["policy"]
+            raise ServingError(
+                f"version {version} decides otherwise than when it was trained: about example {place + 1} it says "
+                f"{answer['decision']} with a {own['figure']} of {own['value']}, then {example['decision']} with "
+                f"{example['figure']}; serve it with lending-club {trained_by}, or train and register it anew"
+            )
+
+# %% ../../nbs/serving/scorer.ipynb #3ca2a5ba
+def check_curve_ends(
+    compiled: CompiledModel,  # with curves
+    applications: Sequence[Mapping[str, Any]],  # raw fields by name
+    version: str,
+) -> None:
+    "Raise `ServingError` unless the curves of default end at the PDs."
+    p, cumulative = compiled.probabilities_and_cumulative(applications)
+    apart = np.abs(cumulative[:, -1, DEFAULT] - p)
+    if not (apart <= EXAMPLE_TOLERANCE).all():
+        worst = int(np.argmax(np.nan_to_num(apart, nan=np.inf)))
+        raise ServingError(
+            f"version {version} contradicts itself: the curve of example {worst + 1} ends at "
+            f"{cumulative[worst, -1, DEFAULT]:.6f}, its probability of default is {p[worst]:.6f}; train and register it anew"
+        )
+
 # %% ../../nbs/serving/scorer.ipynb #30ae50ee
 def check_spellings(
     examples: Sequence[Sequence[str]],  # each a column, a text and what it meant when the version was trained
     version: str,
-):
+) -> None:
     "Raise `ServingError` if this release reads a spelling otherwise than the version's training did."
     for name, text, then in examples:
         now = canonical(BY_NAME[name], text, SHOWN_IN) if name in BY_NAME else None
@@ -154,7 +216,7 @@ def check_spellings(
                 f"reads it as {now!r}: serve it with the version of lending-club that trained it, or train and register it anew"
             )
 
-
+# %% ../../nbs/serving/scorer.ipynb #32f7984e
 def foreign_categories(
     categories: Mapping[str, Sequence[str]],  # of a version, by name
 ) -> list[str]:  # such as `application_type 'INDIVIDUAL'`
@@ -169,9 +231,9 @@ def foreign_categories(
 
 # %% ../../nbs/serving/scorer.ipynb #f0504580
 def check_inputs(
-    inputs: dict,  # `inputs` of the version's card: required and used
+    inputs: Mapping[str, Any],  # of the version's card: required and used
     version: str,
-):
+) -> None:
     "Raise `ServingError` if the version needs what no application brings."
     more = [name for name in inputs["required"] if name not in REQUIRED_IN_APPLICATION]
     unknown = [name for name in inputs["used"] if name not in BY_NAME or not BY_NAME[name].at_origination]
@@ -182,17 +244,96 @@ def check_inputs(
             "serve it with the version of lending-club that trained it"
         )
 
-# %% ../../nbs/serving/scorer.ipynb #5568ceeb
+# %% ../../nbs/serving/scorer.ipynb #ec7f6b4e
 LABELS = ("Good Loan", "Bad Loan")
 
 
-class Scorer:
-    "Decisions by one version of the model."
+def _plain_answers(
+    found: DecidedApplications,
+    imputed: Sequence[Sequence[str]],  # of each application
+    version: str,
+    threshold: float,
+    decider: Decider,
+) -> list[dict[str, Any]]:
+    "What every answer has."
+    predictions = (found.pds >= threshold).astype(int).tolist()
+    columns = zip(predictions, found.pds.tolist(), found.decisions, found.figures.tolist(), imputed, strict=True)
+    return [
+        {
+            "prediction": prediction,
+            "label": LABELS[prediction],
+            "probability_of_default": probability,
+            "threshold": threshold,
+            "decision": decision,
+            "policy": decider.shown_policy(figure),
+            "model_version": version,
+            "imputed": own,
+        }
+        for prediction, probability, decision, figure, own in columns
+    ]
+
+# %% ../../nbs/serving/scorer.ipynb #1cb38549
+class UsualRanges:
+    "The ranges of nearly all training loans, by field."
 
     def __init__(
         self,
-        compiled: CompiledModel,  # from raw fields to probability
-        card: dict,  # the version's card.json
+        ranges: Mapping[str, Sequence[float]],  # lower and upper end by field
+    ):
+        own = {name: ends for name, ends in ranges.items() if name in ROWS}
+        self._names, self._rows = list(own), np.array([ROWS[name] for name in own], dtype=int)
+        self._low, self._high = np.array(list(own.values()), dtype=float).reshape(-1, 2, 1).transpose(1, 0, 2)
+
+    def outside(
+        self,
+        table: ApplicationTable,
+    ) -> dict[int, list[str]]:  # by place, for applications that have any
+        "Fields with values outside their range."
+        numbers = table.block[self._rows]
+        apart = (numbers < self._low) | (numbers > self._high)
+        found: dict[int, list[str]] = {}
+        if apart.any():
+            for place, row in np.argwhere(apart.T).tolist():
+                found.setdefault(place, []).append(self._names[row])
+        return found
+
+# %% ../../nbs/serving/scorer.ipynb #aeac11e6
+def _add_notes(
+    answers: Sequence[dict[str, Any]],  # changed
+    unusual: Mapping[int, list[str]],  # by place
+    found: DecidedApplications,
+    ids: Sequence[Any],
+) -> None:
+    "Add what only some answers have."
+    for place, names in unusual.items():
+        answers[place]["unusual"] = names
+    for answer, reasons in zip(answers, found.referred_for, strict=True):
+        if reasons:
+            answer["referred_for"] = reasons
+    for answer, own in zip(answers, found.money or (), strict=False):
+        answer["money"] = own
+    for own_id, answer in zip(ids, answers, strict=True):
+        if own_id is not None:
+            answer["id"] = own_id
+
+
+def _add_curves(
+    answers: Sequence[dict[str, Any]],  # changed
+    cumulative: np.ndarray,  # shape (n, 60, 2), as they are shown
+    terms: np.ndarray,  # shape (n,), months
+) -> None:
+    "Add each loan's curves, up to its term."
+    for answer, own, months in zip(answers, cumulative, terms.astype(int).tolist(), strict=True):
+        answer["cumulative_pd"] = own[:months, DEFAULT].tolist()
+        answer["cumulative_payoff"] = own[:months, PAYOFF].tolist()
+
+# %% ../../nbs/serving/scorer.ipynb #d88d51f4
+class VersionFacts:
+    "What is known of a version that answers."
+
+    def __init__(
+        self,
+        card: Mapping[str, Any],  # the version's card.json
         version: str,  # of the registered model
         digests: Mapping[str, str] | None = None,  # SHA-256 of the files that it was made of, by name
     ):
@@ -200,12 +341,73 @@ class Scorer:
         self.threshold, self.trained_by = float(card["threshold"]), str(card.get("package_version", "that trained it"))
         self.feature_code: str | None = None  # digest of the feature code that the version was trained with
         self.n_examples = 0  # examples that agreed
+
+    @property
+    def feature_note(self) -> str | None:
+        "How the installed feature code relates to the version's; None: the version does not say."
+        if self.feature_code is None:
+            return None
+        if self.feature_code == feature_code():
+            return "as trained"
+        return (
+            f"lending-club {lending_club.__version__} has other feature code than the version was trained with "
+            f"(lending-club {self.trained_by}); the version's {self.n_examples} examples agree all the same"
+        )
+
+# %% ../../nbs/serving/scorer.ipynb #55087394
+def _why_no_curves(version: str, has_curves: bool, curve: bool, money: bool) -> str:
+    what = "assumptions about money" if has_curves else "cumulative curves"
+    flags = " and ".join(f"{name}=true" for name, wanted in (("curve", curve), ("money", money)) if wanted)
+    return f"version {version} has no {what}: leave out {flags}, or promote a version trained with target = time_to_event"
+
+# %% ../../nbs/serving/scorer.ipynb #0b145a74
+class AnsweringVersion(VersionFacts):
+    "Decisions by one version of the model, which may not have been checked."
+
+    def __init__(
+        self,
+        compiled: CompiledModel,  # from raw fields to probability
+        card: dict[str, Any],  # the version's card.json
+        version: str,  # of the registered model
+        digests: Mapping[str, str] | None = None,  # SHA-256 of the files that it was made of, by name
+    ):
+        super().__init__(card, version, digests)
         self._compiled, self._decider = compiled, Decider(compiled, card)
         self._always_present = tuple(name for name in card["inputs"]["always_present"] if name != "issue_d")
-        ranges = {name: own for name, own in card["inputs"].get("ranges", {}).items() if name in ROWS}
-        self._range_names = list(ranges)
-        self._range_rows = np.array([ROWS[name] for name in ranges], dtype=int)
-        self._low, self._high = np.array(list(ranges.values()), dtype=float).reshape(-1, 2, 1).transpose(1, 0, 2)
+        self._ranges = UsualRanges(card["inputs"].get("ranges", {}))
+
+    def score(
+        self,
+        applications: Sequence[Mapping[str, Any]] | ApplicationTable,  # raw fields by name; None counts as missing
+        curve: bool = False,  # whether the answers have `cumulative_pd` and `cumulative_payoff`, by month on book
+        money: bool = False,  # whether they have `money`
+    ) -> list[dict[str, Any]]:  # prediction, label, probability_of_default, threshold, decision, policy, imputed, …
+        """Decide about applications, each on what is shown. `unusual`, `referred_for` and `id` are there where not empty.
+
+        Raises `NoCurvesError` for curves or money of a version that has none."""
+        if curve or money:
+            self.check_curves(curve, money)
+        table = read_applications(applications, {"issue_d": month_today()})
+        raw = read_one_or_many(table)
+        found = self._decider.decide(raw, curve, money)
+        answers = _plain_answers(found, raw.lacking(self._always_present), self.version, self.threshold, self._decider)
+        _add_notes(answers, self._ranges.outside(table), found, raw.ids())
+        if curve and found.cumulative is not None and found.terms is not None:
+            _add_curves(answers, found.cumulative, found.terms)
+        return answers
+
+    def check_curves(self, curve: bool = True, money: bool = False) -> None:
+        "Raise `NoCurvesError` if the version lacks cumulative curves, or with `money` the assumptions of cash flows."
+        if not self._compiled.has_curves or (money and self._decider.money is None):
+            raise NoCurvesError(_why_no_curves(self.version, self._compiled.has_curves, curve, money))
+
+    def lacking(self, table: ApplicationTable) -> list[list[str]]:  # for each application
+        "Fields that are missing though practically every training loan had them; they are imputed."
+        return table.lacking(self._always_present)
+
+# %% ../../nbs/serving/scorer.ipynb #5568ceeb
+class Scorer(AnsweringVersion):
+    "Decisions by one version of the model."
 
     @classmethod
     def load(
@@ -226,187 +428,53 @@ class Scorer:
     ) -> "Scorer":
         "The same from the files' content."
         own = check_files(content, version, digests)
-        try:
-            card, tables = json.loads(content["card.json"]), json.loads(content["encoder.json"])
-            check_inputs(card["inputs"], version)
-            examples, code, tolerance = read_examples(content)
-            check_spellings(json.loads(content.get("examples.json", "{}")).get("spellings", ()), version)
-            if foreign := foreign_categories(tables["categories"]):
-                log.warning(
-                    "version %s was trained on categories that applications spell otherwise: %s; to it they are unseen, as "
-                    "they were: train and register it anew",
-                    version,
-                    ", ".join(foreign),
-                )
-            scorer = cls(CompiledModel(tables, content["model.onnx"]), card, version, own)
-            scorer.check(examples, tolerance)
-        except ExportError as error:
-            raise ServingError(f"version {version} cannot be served: {error}") from error
-        except ServingError:
-            raise
-        except Exception as error:
-            raise ServingError(
-                f"version {version} cannot be served: its files are not as lending_club.train writes them "
-                f"({type(error).__name__}: {error}); register it anew"
-            ) from error
-        scorer.feature_code = code
-        return scorer
-
-    def score(
-        self,
-        applications: Sequence[Mapping] | ApplicationTable,  # raw fields by name; None counts as missing
-        curve: bool = False,  # whether the answers have `cumulative_pd` and `cumulative_payoff`, by month on book
-        money: bool = False,  # whether they have `money`
-    ) -> list[dict]:  # an answer each: prediction, label, probability_of_default, threshold, decision, policy, imputed, …
-        """Decide about applications, each on what is shown. `unusual`, `referred_for` and `id` are there where not empty.
-
-        Raises `NoCurvesError` for curves or money of a version that has none."""
-        if curve or money:
-            self.check_curves(curve, money)
-        table = read_applications(applications, {"issue_d": month_today()})
-        raw = read_one_or_many(table)
-        found = self._decider.decide(raw, curve, money)
-        predictions = (found.pds >= self.threshold).astype(int).tolist()
-        columns = zip(
-            predictions,
-            found.pds.tolist(),
-            found.decisions,
-            found.figures.tolist(),
-            raw.lacking(self._always_present),
-            strict=True,
-        )
-        answers = [
-            {
-                "prediction": prediction,
-                "label": LABELS[prediction],
-                "probability_of_default": probability,
-                "threshold": self.threshold,
-                "decision": decision,
-                "policy": self._decider.shown_policy(figure),
-                "model_version": self.version,
-                "imputed": imputed,
-            }
-            for prediction, probability, decision, figure, imputed in columns
-        ]
-        self._add_notes(answers, table, found)
-        for own_id, answer in zip(raw.ids(), answers, strict=True):
-            if own_id is not None:
-                answer["id"] = own_id
-        if curve:
-            _add_curves(answers, found)
-        return answers
-
-    def _add_notes(self, answers: Sequence[dict], table: ApplicationTable, found):
-        "Add what only some answers have."
-        for place, names in self._unusual(table).items():
-            answers[place]["unusual"] = names
-        for answer, reasons in zip(answers, found.referred_for, strict=True):
-            if reasons:
-                answer["referred_for"] = reasons
-        for answer, own in zip(answers, found.money or (), strict=False):
-            answer["money"] = own
-
-    def check_curves(self, curve: bool = True, money: bool = False):
-        "Raise `NoCurvesError` if the version lacks cumulative curves, or with `money` the assumptions of cash flows."
-        if self._compiled.has_curves and (self._decider.money is not None or not money):
-            return
-        what = "assumptions about money" if self._compiled.has_curves else "cumulative curves"
-        flags = " and ".join(f"{name}=true" for name, wanted in (("curve", curve), ("money", money)) if wanted)
-        raise NoCurvesError(
-            f"version {self.version} has no {what}: leave out {flags}, or promote a version trained with target = time_to_event"
-        )
-
-    def lacking(
-        self,
-        table: ApplicationTable,
-    ) -> list[list[str]]:  # for each application
-        "Fields that are missing though practically every training loan had them; they are imputed."
-        return table.lacking(self._always_present)
-
-    def _unusual(self, table: ApplicationTable) -> dict[int, list[str]]:  # by place, for applications that have any
-        "Fields with values outside the range of nearly all training loans."
-        numbers = table.block[self._range_rows]
-        outside = (numbers < self._low) | (numbers > self._high)
-        found: dict[int, list[str]] = {}
-        if outside.any():
-            for place, row in np.argwhere(outside.T).tolist():
-                found.setdefault(place, []).append(self._range_names[row])
-        return found
+        return _checked_scorer(content, version, own)
 
     def check(
         self,
-        examples: Sequence[Mapping],  # with application and probability_of_default
+        examples: Sequence[Mapping[str, Any]],  # with application and probability_of_default
         tolerance: float = EXAMPLE_TOLERANCE,  # largest difference of the PD
-    ):
+    ) -> None:
         "Raise `ServingError` unless the version gives its examples the PDs and decisions that they had when it was trained."
         applications = [example["application"] for example in examples]
         ways = (self.score, lambda each: [self.score([one])[0] for one in each])  # as arrays; by the scalar path
         for score in ways:
             answers = score(applications)
-            self._compare(answers, examples, tolerance)
-            self._compare_decisions(answers, examples, tolerance)
+            check_pds(answers, examples, tolerance, self.version, self.trained_by)
+            check_decisions(answers, examples, tolerance, self.version, self.trained_by)
         if self._compiled.has_curves:
-            self._check_ends(applications)
+            check_curve_ends(self._compiled, applications, self.version)
         self.n_examples = len(examples)
 
-    def _check_ends(self, applications: Sequence[Mapping]):
-        "Raise `ServingError` unless the curves of default end at the PDs."
-        p, cumulative = self._compiled.probabilities_and_cumulative(applications)
-        apart = np.abs(cumulative[:, -1, DEFAULT] - p)
-        if not (apart <= EXAMPLE_TOLERANCE).all():
-            worst = int(np.argmax(np.nan_to_num(apart, nan=np.inf)))
-            raise ServingError(
-                f"version {self.version} contradicts itself: the curve of example {worst + 1} ends at "
-                f"{cumulative[worst, -1, DEFAULT]:.6f}, its probability of default is {p[worst]:.6f}; train and register it anew"
+# %% ../../nbs/serving/scorer.ipynb #81e77dc8
+def _checked_scorer(
+    content: Mapping[str, bytes],  # of `served_files`, by name; they are those that were registered
+    version: str,
+    digests: Mapping[str, str],  # SHA-256 by file name
+) -> Scorer:
+    "The Scorer of a version, checked on its own examples."
+    try:
+        card, tables = json.loads(content["card.json"]), json.loads(content["encoder.json"])
+        check_inputs(card["inputs"], version)
+        examples, code, tolerance = read_examples(content)
+        check_spellings(json.loads(content.get("examples.json", "{}")).get("spellings", ()), version)
+        if foreign := foreign_categories(tables["categories"]):
+            log.warning(
+                "version %s was trained on categories that applications spell otherwise: %s; to it they are unseen, as "
+                "they were: train and register it anew",
+                version,
+                ", ".join(foreign),
             )
-
-    def _compare_decisions(self, answers: Sequence[Mapping], examples: Sequence[Mapping], tolerance: float):
-        "Raise `ServingError` where a decision or the policy's figure differs."
-        for place, (answer, example) in enumerate(zip(answers, examples, strict=True)):
-            if decides_otherwise(answer, example, tolerance):
-                own = answer["policy"]
-                raise ServingError(
-                    f"version {self.version} decides otherwise than when it was trained: about example {place + 1} it says "
-                    f"{answer['decision']} with a {own['figure']} of {own['value']}, then {example['decision']} with "
-                    f"{example['figure']}; serve it with lending-club {self.trained_by}, or train and register it anew"
-                )
-
-    def _compare(self, answers: Sequence[Mapping], examples: Sequence[Mapping], tolerance: float):
-        pairs = zip(answers, examples, strict=True)
-        differences = [abs(answer["probability_of_default"] - e["probability_of_default"]) for answer, e in pairs]
-        wrong = [place for place, difference in enumerate(differences) if not difference <= tolerance]
-        if not wrong:
-            return
-        worst = max(wrong, key=lambda place: math.inf if math.isnan(differences[place]) else differences[place])
-        others = [example["application"] for place, example in enumerate(examples) if place not in wrong]
-        traits = common_traits([examples[place]["application"] for place in wrong], others)
-        common = f"; those that differ have in common: {', '.join(traits)}" if traits else ""
-        now, then = (one[worst]["probability_of_default"] for one in (answers, examples))
+        scorer = Scorer(CompiledModel(tables, content["model.onnx"]), card, version, digests)
+        scorer.check(examples, tolerance)
+    except ExportError as error:
+        raise ServingError(f"version {version} cannot be served: {error}") from error
+    except ServingError:
+        raise
+    except Exception as error:
         raise ServingError(
-            f"version {self.version} gives {len(wrong)} of {len(examples)} example{'s' * (len(examples) > 1)} another "
-            f"probability of default than when it was trained; the worst is example {worst + 1}: {now:.6f} instead of "
-            f"{then:.6f}{common}. The rules of lending-club {lending_club.__version__} are not those of this version: "
-            f"serve it with lending-club {self.trained_by}, or train and register it anew"
-        )
-
-    @property
-    def feature_note(self) -> str | None:
-        "How the installed feature code relates to the version's; None: the version does not say."
-        if self.feature_code is None:
-            return None
-        if self.feature_code == feature_code():
-            return "as trained"
-        return (
-            f"lending-club {lending_club.__version__} has other feature code than the version was trained with "
-            f"(lending-club {self.trained_by}); the version's {self.n_examples} examples agree all the same"
-        )
-
-
-def _add_curves(
-    answers: Sequence[dict],  # changed
-    found,  # `DecidedApplications` with curves
-):
-    "Add each loan's curves, up to its term."
-    for answer, own, months in zip(answers, found.cumulative, found.terms.astype(int).tolist(), strict=True):
-        answer["cumulative_pd"] = own[:months, DEFAULT].tolist()
-        answer["cumulative_payoff"] = own[:months, PAYOFF].tolist()
+            f"version {version} cannot be served: its files are not as lending_club.train writes them "
+            f"({type(error).__name__}: {error}); register it anew"
+        ) from error
+    scorer.feature_code = code
+    return scorer
