@@ -55,6 +55,11 @@ class Objections:
             counts += np.fromiter(map(len, scorer.lacking(table)), int, table.n)
         return counts
 
+# %% ../../nbs/serving/gate.ipynb #3f603fef
+def _refusal(count: int, errors: list[dict[str, Any]], own_id: Any) -> RequestError:
+    what = f"the application is refused for {count} reason{'s' * (count > 1)}"
+    return RequestError(422, what, errors, own_id)
+
 # %% ../../nbs/serving/gate.ipynb #5a76bdcc
 def _listed_errors(
     objections: Objections,
@@ -116,11 +121,6 @@ class Gate(Objections):
                 if answer["imputed"]:
                     answer["decision"] = REFER
                     answer.setdefault("referred_for", []).append(INCOMPLETE)
-
-
-def _refusal(count: int, errors: list[dict[str, Any]], own_id: Any) -> RequestError:
-    what = f"the application is refused for {count} reason{'s' * (count > 1)}"
-    return RequestError(422, what, errors, own_id)
 
 # %% ../../nbs/serving/gate.ipynb #fb97e966
 def _without_refused(
