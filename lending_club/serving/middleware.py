@@ -42,7 +42,7 @@ class GracefulShutdown:
     def wrap_signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         "Let the server's own handler of a signal wait until clients know; a second signal does not wait."
         handler = signal.getsignal(number)
-        if threading.current_thread() is not threading.main_thread() or not callable(handler) or number == signal.SIG_DFL:
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
             return
         loop = get_running_loop()
 
