@@ -34,7 +34,8 @@ from ..core.files import atomic_path, remove_leftovers
 from ..core.settings import Settings, ensure_var
 from ..core.temporary import temporary_folder
 from ..core.text import LendingClubError, fold_spaces
-from .scorer import NoChampionError, Scorer, ServingError, check_files, read_files, served_files
+from .scorer import Scorer
+from .version import NoChampionError, ServingError, check_files, read_files, served_files
 
 # %% ../../nbs/serving/champion.ipynb #b7bde89e
 log = logging.getLogger(__name__)
@@ -254,7 +255,7 @@ class CachingChampion(HeldChampion):
 
 # %% ../../nbs/serving/champion.ipynb #9e836294
 class RegistryChampion(CachingChampion):
-    "The same, replaced by the registry's champion where that is another one."
+    "The same, replaced by the registry's champion if that is another version."
 
     def _load_champion(self) -> bool:  # whether it is another one
         settings, present = self.settings, self.scorer

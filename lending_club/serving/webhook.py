@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Mapping
 from typing import Any
-from .scorer import ServingError
+from .version import ServingError
 
 # %% ../../nbs/serving/webhook.ipynb #846e6df1
 class WebhookError(ServingError):
