@@ -41,8 +41,10 @@ test-slow: $(STAMP)  ## the tests that take minutes
 test-stack: $(STAMP)  ## the stack built, used, broken and restored, where a container engine answers
 	$(BIN)/python -m pytest -rs -m stack -s
 
-lint: $(STAMP)  ## ruff over notebooks and code
+lint: $(STAMP)  ## rules, format and types of notebooks and code
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 promote: $(STAMP)  ## candidate to champion
 	$(BIN)/lending-club promote
@@ -60,13 +62,14 @@ export: $(STAMP)  ## notebooks to package; run after editing a notebook
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev-clean
 
-readme: $(STAMP)  ## README.md from nbs/index.ipynb, without Quarto
+readme: $(STAMP)  ## README.md and docs/ from nbs/index.ipynb and nbs/pages, without Quarto
 	$(BIN)/nbdev-test nbs/index.ipynb --save
+	for page in nbs/pages/*.ipynb; do $(BIN)/nbdev-test $$page --save || exit 1; done
 	$(BIN)/nbdev-clean
 	$(BIN)/python nbs/make_readme.py
 
 # --- the stack: Docker with Compose is all these need
-up:  ## the stack in containers; GPU=1 for a GPU, S3=seaweedfs for the other store
+up:  ## the stack in containers; GPU=1 for a GPU, S3=minio for the other store
 	@GPU="$(GPU)" S3="$(S3)" service/stack.sh up
 
 down:  ## stop the stack; its data stay

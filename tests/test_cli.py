@@ -13,12 +13,12 @@ import nbformat
 import pytest
 from conftest import COMMAND, REPO, last_error, lending_club, make_project, process, wait_until
 
-from lending_club.core import pipeline
-from lending_club.core.pipeline import STAGES, stage_key
+from lending_club.core import stages
 from lending_club.core.registry import connect, version_by_alias
 from lending_club.core.sample import draw, write_sample
 from lending_club.core.settings import load_settings
 from lending_club.core.sources import package_folder
+from lending_club.core.stages import STAGES, stage_key
 from lending_club.core.study import study_name
 from lending_club.core.tracking import experiment_id
 from lending_club.promote import promote
@@ -135,7 +135,7 @@ def test_a_stages_key_changes_with_the_code_behind_it(settings, tmp_path, module
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript", "pyarrow", "torch"])
 def test_a_stages_key_changes_with_the_packages_behind_it(settings, monkeypatch, package):
     before = {stage: stage_key(settings, stage, {}) for stage in STAGES}
-    monkeypatch.setattr(pipeline, "version", lambda name: "99" if name == package else version(name))
+    monkeypatch.setattr(stages, "version", lambda name: "99" if name == package else version(name))
     assert all(stage_key(settings, stage, {}) != key for stage, key in before.items())
 
 
