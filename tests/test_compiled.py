@@ -23,7 +23,8 @@ from lending_club.core.settings import load_settings, scratch_settings
 from lending_club.core.timed_splits import TimedSplits
 from lending_club.promote import promote
 from lending_club.serving.champion import ChampionPoller
-from lending_club.serving.scorer import SERVED_FILES, Scorer
+from lending_club.serving.scorer import Scorer
+from lending_club.serving.version import SERVED_FILES
 from lending_club.train import fit_pipeline, train
 
 HEAVY = ("torch", "sklearn", "skorch", "skops", "scipy", "pandas", "mlflow")
