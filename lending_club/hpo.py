@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'TRIAL_ERRORS', 'MAX_FAILURES_IN_A_ROW', 'TrialReport', 'objective', 'trial_sampler', 'run_trial', 'run_trials',
-           'search', 'plot_search', 'trial_table']
+           'trial_table', 'plot_search', 'search']
 
 # %% ../nbs/03_hpo.ipynb #f6a76879
 import warnings
@@ -54,7 +54,7 @@ from .core.tracking import end_dead_runs, find_run, log_environment, log_loans, 
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial says why in MLflow
 
-# %% ../nbs/03_hpo.ipynb #7b50fdbc
+# %% ../nbs/03_hpo.ipynb #8f7fa924
 class TrialReport(Callback):
     "A skorch callback: log every epoch's losses in the open MLflow run, and prune a trial that is worse than most."
 
@@ -70,6 +70,21 @@ class TrialReport(Callback):
         self.trial.report(min(net.history[:, "valid_loss"]), epoch["epoch"])
         if self.trial.should_prune():
             raise optuna.TrialPruned(f"after epoch {epoch['epoch']}")
+
+# %% ../nbs/03_hpo.ipynb #7f215bce
+def _trial_net(trial: optuna.Trial, parameters: dict, layout: dict, settings: Settings):
+    "A network with these parameters that reports to the trial."
+    net = make_net(
+        parameters,
+        layout,
+        settings.network,
+        settings.epochs,
+        settings.seed,
+        settings.torch_threads,
+        settings.torch_device,
+        [TrialReport(trial)],
+    )
+    return net.set_params(callbacks__progress=None)  # the search has a bar of its own
 
 
 def objective(
@@ -88,17 +103,7 @@ def objective(
         try:
             parameters = suggest(trial, settings.network)
             mlflow.log_params(parameters)
-            net = make_net(
-                parameters,
-                layout,
-                settings.network,
-                settings.epochs,
-                settings.seed,
-                settings.torch_threads,
-                settings.torch_device,
-                [TrialReport(trial)],
-            )
-            net.set_params(callbacks__progress=None)  # the search has a bar of its own
+            net = _trial_net(trial, parameters, layout, settings)
             result = fit_and_measure(net, *matrices)
             mlflow.log_metrics({f"validation_{name}": value for name, value in result.items()})
             set_state("complete")
@@ -116,7 +121,7 @@ def objective(
         trial.set_user_attr(name, float(value))
     return result["loss"]
 
-# %% ../nbs/03_hpo.ipynb #8392721b
+# %% ../nbs/03_hpo.ipynb #f5a0fc94
 def trial_sampler(
     seed: int,  # of the search
     begun: int,  # trials that have begun before this one
@@ -124,10 +129,9 @@ def trial_sampler(
     "The sampler of one trial: what it draws depends on its place in the study, not on the process."
     return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, begun]).generate_state(1)[0]))
 
-
+# %% ../nbs/03_hpo.ipynb #1ba2ed96
 # A trial's own error, such as parameters with which the loss is not a number or the memory does not suffice
 TRIAL_ERRORS = (RuntimeError, ValueError, ArithmeticError)
-MAX_FAILURES_IN_A_ROW = 3  # failed trials in a row after which a search gives up
 
 
 def run_trial(
@@ -160,7 +164,10 @@ def run_trial(
                 raise
     return None if number is None else study.trials[number]
 
-# %% ../nbs/03_hpo.ipynb #fc3bcfe5
+# %% ../nbs/03_hpo.ipynb #7f0d675c
+MAX_FAILURES_IN_A_ROW = 3  # failed trials in a row after which a search gives up
+
+
 def run_trials(
     study: optuna.Study,
     storage: optuna.storages.RDBStorage,  # of the study
@@ -195,6 +202,122 @@ def run_trials(
             bar.set_postfix(best_loss=best, pruned=len(trials_in(study, TrialState.PRUNED)), refresh=False)
             bar.update(count_done(study) - bar.n)
 
+# %% ../nbs/03_hpo.ipynb #3fa4347d
+def trial_table(
+    study: optuna.Study,
+):  # a DataFrame, one row a trial
+    "All trials: state, validation loss and AUC, epochs, seconds and parameters."
+    import pandas as pd
+
+    rows = [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "loss": trial.value,
+            "roc_auc": trial.user_attrs.get("roc_auc"),
+            "epochs": len(trial.intermediate_values),
+            "seconds": trial.duration and trial.duration.total_seconds(),
+            **trial.params,
+        }
+        for trial in study.get_trials(deepcopy=False)
+    ]
+    return pd.DataFrame(rows).astype({"loss": float, "roc_auc": float, "seconds": float})
+
+# %% ../nbs/03_hpo.ipynb #3b6205ec
+def _pictures(complete: int) -> dict:  # file name to a function of Optuna and its options
+    "The pictures that a number of completed trials is enough for."
+    from optuna.visualization import matplotlib as pictures
+
+    if complete < 2:
+        return {}
+    measure = {"target_name": "validation loss"}
+    plots = {"optimization_history": (pictures.plot_optimization_history, measure)}
+    if complete >= 4:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        plots |= {
+            "parameter_importance": (pictures.plot_param_importances, {"evaluator": evaluator}),
+            "parallel_coordinates": (pictures.plot_parallel_coordinate, measure),
+            "slices": (pictures.plot_slice, measure),
+        }
+    return plots
+
+# %% ../nbs/03_hpo.ipynb #b19a0c11
+def _tidy(name: str, axes):
+    "Sizes and units that Optuna's own pictures lack."
+    width, height = {"slices": (13, 3.6), "parallel_coordinates": (11, 4.5)}.get(name, (8, 4))
+    axes[0].figure.set_size_inches(width, height)
+    if name == "slices":
+        for axis in axes[1:]:
+            axis.set_ylabel("")
+        for axis in axes:
+            axis.xaxis.set_minor_formatter("")  # those of a short logarithmic axis overlap
+    if name == "parallel_coordinates":
+        for lines in axes[0].collections:
+            lines.set_cmap("viridis")
+    if name == "parameter_importance":
+        axes[0].set_xlabel("share of the validation loss's variance that a parameter explains (fANOVA)")
+
+
+def plot_search(
+    study: optuna.Study,
+) -> dict:  # file name to figure
+    "Optimization history, parameter importance, parallel coordinates and slices; fewer where there are too few trials."
+    import matplotlib.pyplot as plt
+
+    use_style()
+    figures = {}
+    for name, (plot, options) in _pictures(len(trials_in(study, TrialState.COMPLETE))).items():
+        with warnings.catch_warnings(), plt.rc_context({"figure.constrained_layout.use": name != "parallel_coordinates"}):
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            axes = np.ravel(plot(study, **options))
+        figures[name] = axes[0].figure
+        _tidy(name, axes)
+    return figures
+
+# %% ../nbs/03_hpo.ipynb #31095467
+def _log_plan(study: optuna.Study, settings: Settings, splits: Splits, clean: CleanLoans):
+    "What the search is about to do, in the open run."
+    import mlflow
+
+    log_loans(settings, clean, {"train": splits.train, "validation": splits.validation})
+    log_environment(settings)
+    names = ("network", "epochs", "seed", "min_coverage", "inputs", "use_addr_state", "torch_device", "torch_threads")
+    mlflow.log_params({name: getattr(settings, name) for name in (*names, "train_end", "val_end")})
+    mlflow.log_params({"sampler": "TPE, seeded for each trial", "pruner": type(study.pruner).__name__})
+    space = of_network(SPACE, settings.network)
+    mlflow.log_dict({name: distribution_to_json(values) for name, values in space.items()}, "search/space.json")
+
+# %% ../nbs/03_hpo.ipynb #17f53678
+def _log_search(study: optuna.Study):
+    "Table, pictures and counts of the open run."
+    import matplotlib.pyplot as plt
+    import mlflow
+
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    counts = {state.name.lower(): len(trials_in(study, state)) for state in states}
+    mlflow.log_metrics({f"trials_{name}": count for name, count in counts.items()})
+    mlflow.log_text(trial_table(study).to_csv(index=False), "trials.csv")
+    mlflow.set_tag("reproducible", reproducible_search(study))
+    if counts["complete"]:
+        best = study.best_trial
+        mlflow.set_tag("best_trial", best.number)
+        mlflow.log_metrics({"best_validation_loss": best.value})
+    for name, figure in plot_search(study).items():
+        mlflow.log_figure(figure, f"search/{name}.png", save_kwargs={"bbox_inches": "tight"})  # labels below the axes too
+        plt.close(figure)
+
+# %% ../nbs/03_hpo.ipynb #9cedde22
+def _open_study(settings: Settings, clean: CleanLoans) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
+    "The study of these loans and settings, and its storage; a new study begins with the defaults."
+    name = study_name(settings, clean.data_hash, target=clean.target)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=4)
+    storage = open_storage(settings.optuna_storage, settings.network)
+    study = optuna.create_study(study_name=name, storage=storage, pruner=pruner, load_if_exists=True)
+    with study_lock(study, storage):
+        if not study.trials:
+            study.enqueue_trial(default_parameters(settings.network, clean.target))
+    return study, storage
+
 # %% ../nbs/03_hpo.ipynb #f7c06713
 def search(
     settings: Settings,
@@ -203,13 +326,8 @@ def search(
 ) -> optuna.Study:
     "Run the trials that the study still lacks. Raises `SearchError` and `RegistryError`."
     client = connect(settings)
-    name = study_name(settings, clean.data_hash, target=clean.target)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=4)
-    storage = open_storage(settings.optuna_storage, settings.network)
-    study = optuna.create_study(study_name=name, storage=storage, pruner=pruner, load_if_exists=True)
-    with study_lock(study, storage):
-        if not study.trials:
-            study.enqueue_trial(default_parameters(settings.network, clean.target))
+    study, storage = _open_study(settings, clean)
+    name = study.study_name
     end_dead_runs(settings, client)
     if count_done(study) >= settings.trials:
         return study
@@ -239,102 +357,3 @@ def search(
             _log_search(study)
         set_state("complete")
     return study
-
-
-def _log_plan(study: optuna.Study, settings: Settings, splits: Splits, clean: CleanLoans):
-    "What the search is about to do, in the open run."
-    import mlflow
-
-    log_loans(settings, clean, {"train": splits.train, "validation": splits.validation})
-    log_environment(settings)
-    names = ("network", "epochs", "seed", "min_coverage", "inputs", "use_addr_state", "torch_device", "torch_threads")
-    mlflow.log_params({name: getattr(settings, name) for name in (*names, "train_end", "val_end")})
-    mlflow.log_params({"sampler": "TPE, seeded for each trial", "pruner": type(study.pruner).__name__})
-    space = of_network(SPACE, settings.network)
-    mlflow.log_dict({name: distribution_to_json(values) for name, values in space.items()}, "search/space.json")
-
-# %% ../nbs/03_hpo.ipynb #4a717351
-def plot_search(
-    study: optuna.Study,
-) -> dict:  # file name to figure
-    "Optimization history, parameter importance, parallel coordinates and slices; fewer where there are too few trials."
-    import matplotlib.pyplot as plt
-    from optuna.visualization import matplotlib as pictures
-
-    use_style()
-    complete = trials_in(study, TrialState.COMPLETE)
-    if len(complete) < 2:
-        return {}
-    measure = {"target_name": "validation loss"}
-    plots = {"optimization_history": (pictures.plot_optimization_history, measure)}
-    if len(complete) >= 4:
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        plots |= {
-            "parameter_importance": (pictures.plot_param_importances, {"evaluator": evaluator}),
-            "parallel_coordinates": (pictures.plot_parallel_coordinate, measure),
-            "slices": (pictures.plot_slice, measure),
-        }
-    figures = {}
-    for name, (plot, options) in plots.items():
-        with warnings.catch_warnings(), plt.rc_context({"figure.constrained_layout.use": name != "parallel_coordinates"}):
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            axes = np.ravel(plot(study, **options))
-        figures[name] = axes[0].figure
-        _tidy(name, axes)
-    return figures
-
-
-def _tidy(name: str, axes):
-    "Sizes and units that Optuna's own pictures lack."
-    width, height = {"slices": (13, 3.6), "parallel_coordinates": (11, 4.5)}.get(name, (8, 4))
-    axes[0].figure.set_size_inches(width, height)
-    if name == "slices":
-        for axis in axes[1:]:
-            axis.set_ylabel("")
-        for axis in axes:
-            axis.xaxis.set_minor_formatter("")  # those of a short logarithmic axis overlap
-    if name == "parallel_coordinates":
-        for lines in axes[0].collections:
-            lines.set_cmap("viridis")
-    if name == "parameter_importance":
-        axes[0].set_xlabel("share of the validation loss's variance that a parameter explains (fANOVA)")
-
-
-def trial_table(
-    study: optuna.Study,
-):  # a DataFrame, one row a trial
-    "All trials: state, validation loss and AUC, epochs, seconds and parameters."
-    import pandas as pd
-
-    rows = [
-        {
-            "trial": trial.number,
-            "state": trial.state.name.lower(),
-            "loss": trial.value,
-            "roc_auc": trial.user_attrs.get("roc_auc"),
-            "epochs": len(trial.intermediate_values),
-            "seconds": trial.duration and trial.duration.total_seconds(),
-            **trial.params,
-        }
-        for trial in study.get_trials(deepcopy=False)
-    ]
-    return pd.DataFrame(rows).astype({"loss": float, "roc_auc": float, "seconds": float})
-
-
-def _log_search(study: optuna.Study):
-    "Table, pictures and counts of the open run."
-    import matplotlib.pyplot as plt
-    import mlflow
-
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    counts = {state.name.lower(): len(trials_in(study, state)) for state in states}
-    mlflow.log_metrics({f"trials_{name}": count for name, count in counts.items()})
-    mlflow.log_text(trial_table(study).to_csv(index=False), "trials.csv")
-    mlflow.set_tag("reproducible", reproducible_search(study))
-    if counts["complete"]:
-        best = study.best_trial
-        mlflow.set_tag("best_trial", best.number)
-        mlflow.log_metrics({"best_validation_loss": best.value})
-    for name, figure in plot_search(study).items():
-        mlflow.log_figure(figure, f"search/{name}.png", save_kwargs={"bbox_inches": "tight"})  # labels below the axes too
-        plt.close(figure)

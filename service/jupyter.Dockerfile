@@ -1,5 +1,5 @@
 # JupyterLab with everything the pipeline needs. Built from the repository's root, which is mounted over /project.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 # hadolint ignore=DL3006
 FROM ${PYTHON_IMAGE}
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -15,10 +15,10 @@ ARG TORCH_INDEX_URL=
 # hadolint ignore=DL3013
 RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch==' constraints.txt)"
 # the package is installed as a link to /project, where the repository is mounted: its code is not in the image
-COPY pyproject.toml service/jupyter.requirements.txt ./
+COPY pyproject.toml ./
 COPY lending_club/__init__.py lending_club/
 RUN touch README.md \
- && pip install -c constraints.txt -r jupyter.requirements.txt -e .
+ && pip install -c constraints.txt -e '.[notebooks]'
 # the host's user, so that files in the mounted repository are the user's
 ARG HOST_UID=1000
 ARG HOST_GID=1000

@@ -1,5 +1,5 @@
 # An S3 store as its makers publish it, with a folder for the data that an ordinary user may write.
-ARG S3_IMAGE=quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z
+ARG S3_IMAGE=chrislusf/seaweedfs:4.48
 # hadolint ignore=DL3006
 FROM ${S3_IMAGE}
 USER 0:0

@@ -26,6 +26,20 @@ fill() {
   esac
 }
 
+# an .env of before 0.4.0, when MinIO was the default: the stack stays on the store that has its artifacts
+keep_store() {
+  grep -q '^SEAWEEDFS_IMAGE=' .env || return 0
+  case $(value_of COMPOSE_FILE) in
+  *docker-compose.seaweedfs.yml*) choose service/docker-compose.seaweedfs.yml no ;;
+  *)
+    choose service/docker-compose.minio.yml yes
+    say 'the artifacts stay on MinIO; to move to SeaweedFS: make backup, make up S3=seaweedfs, make restore FILE=...'
+    ;;
+  esac
+  lines=$(sed 's/^S3_IMAGE=/MINIO_IMAGE=/; s/^SEAWEEDFS_IMAGE=/S3_IMAGE=/' .env)
+  printf '%s\n' "$lines" >.env
+}
+
 # the user who calls; under root the owner of the repository
 host_user() {
   if [ "$(id -u)" != 0 ]; then
@@ -44,6 +58,7 @@ make_env() {
     cp .env.example .env
   fi
   chmod 600 .env
+  keep_store
   while IFS= read -r line; do
     name=${line%%=*}
     case $line in '' | '#'*) continue ;; esac
@@ -73,9 +88,9 @@ up() {
   esac
   case ${S3-} in
   '') ;;
-  minio) choose service/docker-compose.seaweedfs.yml no ;;
-  seaweedfs) choose service/docker-compose.seaweedfs.yml yes ;;
-  *) die "S3=$S3: the S3 store is minio or seaweedfs" ;;
+  seaweedfs) choose service/docker-compose.minio.yml no ;;
+  minio) choose service/docker-compose.minio.yml yes ;;
+  *) die "S3=$S3: the S3 store is seaweedfs or minio" ;;
   esac
   mkdir -p var/backups
   [ "$(id -u)" != 0 ] || chown "$(value_of HOST_UID):$(value_of HOST_GID)" var var/backups
@@ -107,7 +122,7 @@ DATABASES='mlflow mlflow_auth optuna'
 
 backup() {
   need_env
-  for service in postgres minio mlflow; do is_up "$service" || die "$service does not run: make up"; done
+  for service in postgres s3 mlflow; do is_up "$service" || die "$service does not run: make up"; done
   file=${FILE:-var/backups/$(date +%Y%m%d-%H%M%S).tar}
   mkdir -p "$(dirname "$file")"
   part=$(mktemp -d "$(dirname "$file")/.backup.XXXXXX")
@@ -129,7 +144,7 @@ restore() {
   need_env
   [ -n "${FILE-}" ] || die 'which backup? make restore FILE=var/backups/....tar'
   [ -r "$FILE" ] || die "$FILE cannot be read"
-  for service in postgres minio; do is_up "$service" || die "$service does not run: make up"; done
+  for service in postgres s3; do is_up "$service" || die "$service does not run: make up"; done
   part=$(mktemp -d "${TMPDIR:-/tmp}/restore.XXXXXX")
   trap 'rm -rf "$part"' EXIT
   trap 'exit 130' INT TERM

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 from conftest import REPO, clean_environment, skip_without
 
 DOCKERFILES = sorted((REPO / "service").glob("*.Dockerfile"))
-GPU, SEAWEEDFS = "service/docker-compose.gpu.yml", "service/docker-compose.seaweedfs.yml"
+GPU, MINIO = "service/docker-compose.gpu.yml", "service/docker-compose.minio.yml"
 SECRET = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
 
 
@@ -70,7 +71,7 @@ def services(folder: Path, *overrides) -> dict:
     return yaml.safe_load(done.stdout)["services"]
 
 
-@pytest.mark.parametrize("overrides", [(), (GPU,), (SEAWEEDFS,), (GPU, SEAWEEDFS)], ids=["plain", "gpu", "seaweedfs", "both"])
+@pytest.mark.parametrize("overrides", [(), (GPU,), (MINIO,), (GPU, MINIO)], ids=["plain", "gpu", "minio", "both"])
 def test_compose_file_is_valid(stack, overrides):
     done = compose(stack, "config", "--quiet", overrides=overrides)
     assert (done.returncode, done.stderr) == (0, "")
@@ -95,16 +96,17 @@ def test_no_secret_has_a_default(stack, missing):
 
 
 def test_only_the_loopback_is_published(stack):
-    for overrides in ((), (SEAWEEDFS,)):
+    for overrides in ((), (MINIO,)):
         for name, service in services(stack, *overrides).items():
             assert service.get("network_mode") is None, name
             assert list(service["networks"]) == ["private"], name
             for port in service.get("ports", ()):
                 assert port["host_ip"] == "127.0.0.1", (name, port)
     published = {name: [int(p["published"]) for p in s.get("ports", ())] for name, s in services(stack).items()}
-    expected = {"postgres": [], "minio": [9090], "bucket": [], "mlflow": [5000], "jupyter": [8888], "api": [8000]}
+    # SeaweedFS' own pages ask for no login, so they are not published; MinIO's console does
+    expected = {"postgres": [], "s3": [], "bucket": [], "mlflow": [5000], "jupyter": [8888], "api": [8000]}
     assert published == expected
-    assert "ports" not in services(stack, SEAWEEDFS)["minio"]  # its console asks for no login
+    assert [int(port["published"]) for port in services(stack, MINIO)["s3"]["ports"]] == [9090]
 
 
 def test_each_service_is_restarted_checked_and_waited_for(stack):
@@ -118,8 +120,8 @@ def test_each_service_is_restarted_checked_and_waited_for(stack):
             assert condition["condition"] == wanted, (name, other)
     assert {name: sorted(s.get("depends_on", ())) for name, s in known.items()} == {
         "postgres": [],
-        "minio": [],
-        "bucket": ["minio"],
+        "s3": [],
+        "bucket": ["s3"],
         "mlflow": ["bucket", "postgres"],
         "jupyter": ["mlflow"],
         "api": ["mlflow"],
@@ -142,7 +144,7 @@ def test_nothing_runs_as_root_or_with_privileges(stack):
 
 HOLDERS = {
     "postgres": {"POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "MLFLOW_AUTH_DB_PASSWORD", "OPTUNA_DB_PASSWORD"},
-    "minio": {"S3_ACCESS_KEY", "S3_SECRET_KEY"},
+    "s3": {"S3_ACCESS_KEY", "S3_SECRET_KEY"},
     "bucket": {"S3_ACCESS_KEY", "S3_SECRET_KEY"},
     "mlflow": {
         "S3_ACCESS_KEY",
@@ -161,7 +163,7 @@ HOLDERS = {
 }
 
 
-@pytest.mark.parametrize("overrides", [(), (SEAWEEDFS,)], ids=["minio", "seaweedfs"])
+@pytest.mark.parametrize("overrides", [(), (MINIO,)], ids=["seaweedfs", "minio"])
 def test_each_service_holds_its_own_secrets_only(stack, overrides):
     values = dict(line.split("=", 1) for line in (stack / ".env").read_text().split("\n") if "=" in line and line[0] != "#")
     secrets = {values[name]: name for name in secrets_of_example() if values[name]}
@@ -176,7 +178,7 @@ def test_each_service_holds_its_own_secrets_only(stack, overrides):
 
 
 def test_example_has_every_variable_and_no_secret():
-    text = "".join((REPO / name).read_text() for name in ("docker-compose.yml", GPU, SEAWEEDFS))
+    text = "".join((REPO / name).read_text() for name in ("docker-compose.yml", GPU, MINIO))
     used = set(re.findall(r"\$\{(\w+)", text)) - {"COMPOSE_PROJECT_NAME"}
     assert set(example()) == used | {"COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR"}
     assert {name: example()[name] for name in secrets_of_example()} == dict.fromkeys(secrets_of_example(), "")
@@ -228,7 +230,7 @@ def test_secrets_reach_neither_git_nor_a_builder():
 
 def test_images_are_pinned():
     defaults = example()
-    images = [defaults[name] for name in ("PYTHON_IMAGE", "POSTGRES_IMAGE", "S3_IMAGE", "SEAWEEDFS_IMAGE")]
+    images = [defaults[name] for name in ("PYTHON_IMAGE", "POSTGRES_IMAGE", "S3_IMAGE", "MINIO_IMAGE")]
     for image in images:
         assert re.search(r":[\w.-]*\d", image) and not image.endswith(":latest"), image
     for path in DOCKERFILES:
@@ -236,17 +238,24 @@ def test_images_are_pinned():
         assert defaults[base[1]] == base[2], path.name
 
 
-def test_images_install_pinned_versions_before_the_code():
+GROUPS = {"serve": "api.Dockerfile", "mlflow-server": "mlflow.Dockerfile"}  # of pyproject.toml, to what installs them
+
+
+@pytest.mark.parametrize(("group", "dockerfile"), GROUPS.items())
+def test_images_install_pinned_versions_before_the_code(group, dockerfile):
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (REPO / "constraints.txt").read_text().split("\n")}
-    for path in sorted((REPO / "service").glob("*.requirements.txt")):
-        wanted = {re.sub(r"\[.*", "", line).lower() for line in path.read_text().split("\n") if line and line[0] != "#"}
-        assert wanted <= pinned, path.name
-        text = (REPO / "service" / path.name.replace(".requirements.txt", ".Dockerfile")).read_text()
-        installed = text.index(f"-r {path.name}")
-        assert "-c constraints.txt" in text[:installed].split("RUN")[-1]
-        for code in ("lending_club lending_club", "settings.ini", "service/app.py", "service/mlflow_server.py"):
-            assert f"COPY {code}" not in text[:installed], f"{path.name}: a change of the code would install everything anew"
-    service = (REPO / "service" / "api.requirements.txt").read_text().split("\n")
+    groups = tomllib.loads((REPO / "pyproject.toml").read_text())["dependency-groups"]
+    wanted = {re.sub(r"\[.*", "", line).lower() for line in groups[group]}
+    assert wanted | {"pip"} <= pinned  # the image installs the pinned pip first: that of its base may know no groups
+    text = (REPO / "service" / dockerfile).read_text()
+    installed = text.index(f"--group {group}")
+    assert "-c constraints.txt" in text[:installed].split("RUN")[-1]
+    for code in ("lending_club lending_club", "settings.ini", "service/app.py", "service/mlflow_server.py"):
+        assert f"COPY {code}" not in text[:installed], f"{dockerfile}: a change of the code would install everything anew"
+
+
+def test_the_service_installs_no_framework():
+    service = tomllib.loads((REPO / "pyproject.toml").read_text())["dependency-groups"]["serve"]
     assert not {"torch", "pandas", "scikit-learn", "skorch", "mlflow"} & set(service)
 
 
@@ -277,6 +286,29 @@ def test_overrides_are_chosen_by_make_and_remembered(stack, tmp_path):
 
     assert up() == ["docker-compose.yml"]
     assert up(GPU="1") == ["docker-compose.yml", GPU]
-    assert up(S3="seaweedfs") == ["docker-compose.yml", GPU, SEAWEEDFS]
-    assert set(up()) == set(up(GPU="1")) == {"docker-compose.yml", GPU, SEAWEEDFS}
-    assert up(GPU="0", S3="minio") == ["docker-compose.yml"]
+    assert up(S3="minio") == ["docker-compose.yml", GPU, MINIO]
+    assert set(up()) == set(up(GPU="1")) == {"docker-compose.yml", GPU, MINIO}
+    assert up(GPU="0", S3="seaweedfs") == ["docker-compose.yml"]
+
+
+OLD_SEAWEEDFS = "service/docker-compose.seaweedfs.yml"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("docker-compose.yml", f"docker-compose.yml:{MINIO}"), (f"docker-compose.yml:{OLD_SEAWEEDFS}", "docker-compose.yml")],
+    ids=["minio", "seaweedfs"],
+)
+def test_a_stack_of_an_earlier_release_stays_on_its_store(stack, before, after):
+    path = stack / ".env"
+    old = {"COMPOSE_FILE": before, "S3_IMAGE": "my/minio:1", "SEAWEEDFS_IMAGE": "my/seaweedfs:2", "MINIO_IMAGE": None}
+    kept = [line for line in path.read_text().split("\n") if line.partition("=")[0] not in old]
+    path.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in old.items() if value), ""]))
+    for _ in range(2):
+        done = subprocess.run(
+            [stack / "service" / "stack.sh", "env"], env=outside_environment(), check=True, capture_output=True, text=True
+        )
+        values = dict(line.split("=", 1) for line in path.read_text().split("\n") if "=" in line and line[0] != "#")
+        assert (values["COMPOSE_FILE"], values["S3_IMAGE"], values["MINIO_IMAGE"]) == (after, "my/seaweedfs:2", "my/minio:1")
+        assert "SEAWEEDFS_IMAGE" not in values and values["S3_SECRET_KEY"]
+    assert done.stderr == ""  # said once

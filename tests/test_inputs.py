@@ -13,11 +13,11 @@ from lending_club.core.applications import as_applications
 from lending_club.core.compile import compile_pipeline
 from lending_club.core.features import columns_read
 from lending_club.core.matrices import fit_preprocessing
-from lending_club.core.pipeline import STAGES, stage_key
 from lending_club.core.preprocess import FeatureBuilder
 from lending_club.core.registry import connect, download_version, version_by_alias
 from lending_club.core.schema import EXAMPLE_APPLICATION, LEFT_OUT, LeakError, guard_inputs, input_columns
 from lending_club.core.settings import Settings, SettingsError, load_settings, read_setting, scratch_settings
+from lending_club.core.stages import STAGES, stage_key
 from lending_club.core.study import study_name
 from lending_club.core.text import LendingClubError
 from lending_club.serving.scorer import Scorer

@@ -58,9 +58,29 @@ def graph(structure) -> dict[str, set[str]]:
     return structure.import_graph(REPO)
 
 
-def test_readme_is_made_from_the_index():
+def test_readme_and_docs_are_made_from_their_notebooks():
     make_readme = load_script(REPO / "nbs" / "make_readme.py")
-    assert (REPO / "README.md").read_text() == make_readme.render(), "run `make readme`"
+    pages = make_readme.pages()
+    assert REPO / "README.md" in pages.values() and len(pages) >= 4
+    for notebook, page in pages.items():
+        assert page.read_text() == make_readme.render(notebook), f"{page.name}: run `make readme`"
+
+
+def test_the_readme_is_short():
+    assert len((REPO / "README.md").read_text().split()) <= 1800
+
+
+PAGES = [REPO / "README.md", *sorted(REPO.glob("[A-Z]*.md")), *sorted((REPO / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", dict.fromkeys(PAGES), ids=lambda path: path.stem)
+def test_links_lead_somewhere(page):
+    for link, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+        target = (page.parent / link).resolve() if link else page
+        assert target.exists(), f"{page.name} links to {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
 
 
 def test_package_is_exported_from_the_notebooks(tmp_path):
@@ -122,7 +142,7 @@ def test_imports_point_down(graph):
 
 def test_modules_are_short():
     lengths = {dotted(path): len(path.read_text().splitlines()) for path in FILES}
-    assert not {name: length for name, length in lengths.items() if length > 420}
+    assert not {name: length for name, length in lengths.items() if length > 460}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: str(p.relative_to(REPO / "nbs")))
@@ -140,6 +160,19 @@ def test_stages_have_a_parameters_cell():
         assert sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1, stage
 
 
+@pytest.mark.parametrize("stage", ("00_explore", "01_clean", "02_features", "03_hpo", "04_train"))
+def test_a_stage_shows_its_run_first_and_then_how_it_works(stage):
+    cells = nbformat.read(REPO / "nbs" / f"{stage}.ipynb", 4).cells
+    tags = [cell.metadata.get("tags", []) for cell in cells]
+    heads = [cell.source.split("\n")[0] if cell.cell_type == "markdown" else "" for cell in cells]
+    parameters = [number for number, own in enumerate(tags) if "parameters" in own]
+    (run,), (how,) = ([n for n, head in enumerate(heads) if head == title] for title in ("## Run", "## How it works"))
+    assert parameters[0] < run < how
+    assert [n for n, own in enumerate(tags) if "lesson" in own] == list(range(how, len(cells))), "tag the cells below, no others"
+    for cell in cells[:how]:
+        assert "#| export" not in cell.source, "the run imports the package; what is exported stands below"
+
+
 def test_settings_file_has_every_setting_with_its_default_but_no_secret():
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(REPO / "settings.ini")
@@ -155,10 +188,12 @@ def test_the_request_that_the_readme_sends_is_the_example():
 
 
 def test_every_dependency_is_pinned():
-    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    stated = tomllib.loads((REPO / "pyproject.toml").read_text())
+    extras = stated["project"]["optional-dependencies"]
+    groups = stated["dependency-groups"].values()
+    wanted = {normalized(line) for part in (stated["project"]["dependencies"], *extras.values(), *groups) for line in part}
     pinned = {normalized(line) for line in (REPO / "constraints.txt").read_text().split("\n")}
-    assert set(map(normalized, wanted)) <= pinned
+    assert wanted - {"lending-club"} <= pinned  # an extra may name another one
 
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
@@ -193,11 +228,11 @@ def test_the_image_of_the_service_has_what_the_service_imports(structure):
     named = {full.partition(".")[0] for name in served for full in structure.imported_names(modules[name], REPO, lazy=False)}
     libraries = named - {"lending_club"} - sys.stdlib_module_names
     assert {"numpy", "fastapi"} <= libraries
-    image = {line.lower() for line in (REPO / "service" / "api.requirements.txt").read_text().split("\n") if line[:1] != "#"}
+    image = set(tomllib.loads((REPO / "pyproject.toml").read_text())["dependency-groups"]["serve"])
     image |= {normalized(line) for library in ("fastapi", "pydantic") for line in requires(library)}
     found = packages_distributions()
     lacking = {name for name in libraries if not {normalized(distribution) for distribution in found[name]} & image}
-    assert not lacking, f"service/api.requirements.txt lacks {sorted(lacking)}"
+    assert not lacking, f"the group serve of pyproject.toml lacks {sorted(lacking)}"
 
 
 def test_the_wheel_has_every_module_and_the_tables(tmp_path):

@@ -52,8 +52,29 @@ NUMBER_FIELDS = tuple(c.name for c in COLUMNS if c.at_origination and c.kind == 
 TEXT_FIELDS = tuple(c.name for c in COLUMNS if c.at_origination and c.kind != "number")
 ROWS = {name: row for row, name in enumerate(NUMBER_FIELDS)}
 
+# %% ../../nbs/core/applications.ipynb #2c564518
+@functools.lru_cache(64)  # a service asks for the same few lists of fields all day
+def _rows(names: tuple[str, ...]) -> np.ndarray | None:
+    "Rows of the block with these fields; None where one is no number of an application."
+    return np.array([ROWS[name] for name in names], dtype=int) if ROWS.keys() >= set(names) else None
 
-class ApplicationTable(RawColumns):
+# %% ../../nbs/core/applications.ipynb #c3abef95
+class _NumberBlock(RawColumns):
+    "The number fields of applications as one block."
+
+    block: np.ndarray  # shape (len(NUMBER_FIELDS), n), float64, NaN where missing
+
+    def number(self, name: str) -> np.ndarray:
+        "A number field, shape (n,), float64, NaN where missing."
+        return self.block[ROWS[name]] if name in ROWS else np.full(self.n, np.nan)
+
+    def numbers(self, names: tuple[str, ...]) -> np.ndarray:
+        "Several number fields, shape (len(names), n)."
+        rows = _rows(names)
+        return super().numbers(names) if rows is None else self.block[rows]
+
+# %% ../../nbs/core/applications.ipynb #c6959731
+class ApplicationTable(_NumberBlock):
     "Applications as columns: a block of numbers, and texts by field."
 
     def __init__(
@@ -81,15 +102,6 @@ class ApplicationTable(RawColumns):
         "The same table with texts for the fields that an application lacks."
         return ApplicationTable(self.block, self.columns, stand_ins)
 
-    def number(self, name: str) -> np.ndarray:
-        "A number field, shape (n,), float64, NaN where missing."
-        return self.block[ROWS[name]] if name in ROWS else np.full(self.n, np.nan)
-
-    def numbers(self, names: tuple[str, ...]) -> np.ndarray:
-        "Several number fields, shape (len(names), n)."
-        rows = _rows(names)
-        return super().numbers(names) if rows is None else self.block[rows]
-
     def text(self, name: str) -> np.ndarray:
         "A text field, shape (n,), objects, None where missing."
         if name not in self.made:
@@ -106,26 +118,21 @@ class ApplicationTable(RawColumns):
         "Which of these fields each application lacks."
         result: list[list[str]] = [[] for _ in range(self.n)]
         for name in names:
-            for place in self._gaps(name):
+            for place in _gaps(self, name):
                 result[place].append(name)
         return result
 
-    def _gaps(self, name: str) -> Sequence[int]:
-        "Places of the applications that lack a field."
-        if name in ROWS:
-            return np.flatnonzero(np.isnan(self.block[ROWS[name]])).tolist()
-        if self.stand_ins.get(name):
-            return ()
-        values = self.columns.get(name)
-        if not values:
-            return range(self.n)
-        return () if all(values) else [place for place, value in enumerate(values) if not value]
-
-
-@functools.lru_cache(64)  # a service asks for the same few lists of fields all day
-def _rows(names: tuple[str, ...]) -> np.ndarray | None:
-    "Rows of the block with these fields; None where one is no number of an application."
-    return np.array([ROWS[name] for name in names], dtype=int) if ROWS.keys() >= set(names) else None
+# %% ../../nbs/core/applications.ipynb #5f7ce71a
+def _gaps(table: "ApplicationTable", name: str) -> Sequence[int]:
+    "Places of the applications that lack a field."
+    if name in ROWS:
+        return np.flatnonzero(np.isnan(table.block[ROWS[name]])).tolist()
+    if table.stand_ins.get(name):
+        return ()
+    values = table.columns.get(name)
+    if not values:
+        return range(table.n)
+    return () if all(values) else [place for place, value in enumerate(values) if not value]
 
 # %% ../../nbs/core/applications.ipynb #fef36b47
 _pack: Callable = struct.Struct(f"{len(NUMBER_FIELDS)}d").pack
@@ -148,7 +155,7 @@ def table_of(
     texts = {name: [application.get(name) for application in applications] for name in TEXT_FIELDS}
     return ApplicationTable(block, texts)
 
-
+# %% ../../nbs/core/applications.ipynb #83c230aa
 def read_applications(
     applications: Sequence[Mapping] | RawColumns,  # raw fields by name
     stand_ins: Mapping[str, str] | None = None,  # texts by field, for applications that lack it

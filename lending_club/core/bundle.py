@@ -56,14 +56,14 @@ def _numbers(values: np.ndarray) -> dict:
     quantiles = np.quantile(filled, STEPS).round(6).tolist() if len(filled) else []
     return {"missing": round(1 - len(filled) / len(values), 6), "quantiles": quantiles}
 
-
+# %% ../../nbs/core/bundle.ipynb #b45ae269
 def _shares(values: np.ndarray) -> dict:
     texts = [fold_spaces(v) for v in values.tolist() if isinstance(v, str)]
     names, counts = np.unique(texts, return_counts=True)
     shares = {str(n): round(int(c) / len(values), 6) for n, c in zip(names, counts, strict=True)}
     return {"missing": round(1 - len(texts) / len(values), 6), "shares": shares}
 
-
+# %% ../../nbs/core/bundle.ipynb #83b6b320
 def reference_distributions(
     loans,  # the training loans, raw columns
     columns,  # names of the raw input columns
@@ -88,7 +88,7 @@ def always_present(
     "The columns that practically every training loan had."
     return [name for name in columns if loans[name].notna().mean() >= share]
 
-
+# %% ../../nbs/core/bundle.ipynb #4b350ce1
 def usual_ranges(
     loans,  # the training loans, raw columns
     columns,  # names of the raw columns that the model uses
@@ -111,7 +111,7 @@ def _jsonable(value):
         return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
-
+# %% ../../nbs/core/bundle.ipynb #592e0f82
 def write_bundle(
     folder: str | Path,  # an existing folder
     card: dict,  # where the version comes from

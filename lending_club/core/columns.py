@@ -52,7 +52,7 @@ def _plain(values: pa.Array) -> pa.Array:
             values = values.cast(pa.int32()).cast(pa.date32())
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
-
+# %% ../../nbs/core/columns.ipynb #4c45c494
 def as_texts(
     values: pa.Array,
     name: str,  # of the column, for the error
@@ -94,7 +94,7 @@ ABSENT = pa.array(  # what a missing value is written as, for Arrow
     sorted({spelling for text in MISSING_TEXTS for spelling in (text, text.upper(), text.capitalize(), "NaN", "NaT", "<NA>")})
 )
 
-
+# %% ../../nbs/core/columns.ipynb #39d9cd94
 def _stored_number(values: pa.Array, name: str) -> pa.Array:
     "Numbers that Parquet stores as such, as float64."
     if pa.types.is_float16(values.type):
@@ -106,7 +106,7 @@ def _stored_number(values: pa.Array, name: str) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise DataError(f"the column {name} is stored as {values.type}, not as numbers: write it as float64") from None
 
-
+# %% ../../nbs/core/columns.ipynb #dea62f9b
 LARGE_AMOUNTS = ("loan_amnt", "annual_inc", "revol_bal", "tot_cur_bal", "tot_hi_cred_lim")  # USD, mostly of thousands
 _ENOUGH = 20  # first values of a batch that show its notation
 _POINTS = re.compile(r"[1-9]\d{0,2}(?:\.\d{3})+|0")
@@ -119,7 +119,7 @@ def _refuse_points(values: pa.Array, name: str):
         shown = next(text for text in first if "." in text)
         raise DataError(f"{name} has values such as {shown!r}, whose point may separate thousands: write them without it")
 
-
+# %% ../../nbs/core/columns.ipynb #00d2e265
 def number_batch(
     values: pa.Array,
     column: Column,  # of kind `number`
@@ -161,7 +161,7 @@ class Reading:
         "Share of the filled values that could not be read."
         return 1 - self.read / self.filled if self.filled else 0.0
 
-
+# %% ../../nbs/core/columns.ipynb #bf4d2b4c
 def count_reading(
     name: str,
     codes: np.ndarray,  # shape (n,), places in `texts`, -1 where missing
@@ -173,27 +173,50 @@ def count_reading(
     "The counts of a column."
     filled = codes >= 0
     read = filled & read
-    unread = np.flatnonzero(filled & ~read)
-    other = np.flatnonzero(read & ~np.array([*same, True])[codes]) if spelled else []
+    unread = np.flatnonzero(filled & ~read).tolist()
+    other = np.flatnonzero(read & ~np.array([*same, True])[codes]).tolist() if spelled else []
     return Reading(
         name,
         len(codes),
         int(filled.sum()),
         int(read.sum()),
         len(other),
-        f"{texts[codes[other[0]]]!r} → {spelled(other[0])!r}" if len(other) else "",
-        texts[codes[unread[0]]] if len(unread) else "",
-        int(unread[0]) + 1 if len(unread) else 0,
+        f"{texts[codes[other[0]]]!r} → {spelled(other[0])!r}" if spelled and other else "",
+        texts[codes[unread[0]]] if unread else "",
+        unread[0] + 1 if unread else 0,
     )
 
-
+# %% ../../nbs/core/columns.ipynb #f8a2f7b8
 def _codes_and_texts(chunks: list[pa.DictionaryArray]) -> tuple[np.ndarray, list[str]]:
     "Places in the distinct texts of all batches, -1 where missing, and these texts."
     whole = pa.chunked_array(chunks).unify_dictionaries()
     codes = [pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False) for chunk in whole.chunks]
     return np.concatenate(codes), whole.chunk(0).dictionary.to_pylist()
 
-# %% ../../nbs/core/columns.ipynb #d4624995
+# %% ../../nbs/core/columns.ipynb #cd10fac0
+def _without_infinite(numbers: np.ndarray, name: str) -> tuple[np.ndarray, Reading]:
+    finite = int(np.count_nonzero(np.isfinite(numbers)))
+    places = np.flatnonzero(np.isinf(numbers)).tolist() if finite < len(numbers) else []
+    if places:
+        numbers = np.where(np.isinf(numbers), np.nan, numbers)
+        return numbers, Reading(name, len(numbers), finite + len(places), finite, unread="inf", row=places[0] + 1)
+    return numbers, Reading(name, len(numbers), finite, finite)
+
+# %% ../../nbs/core/columns.ipynb #ae24da01
+def _meaning_of_texts(
+    codes: np.ndarray,  # shape (n,), places in `distinct`, -1 where missing
+    distinct: list[str],
+    column: Column,
+    plain: list[np.ndarray],  # the batches of plain numbers
+) -> np.ndarray:  # shape (n,), NaN where missing or unread
+    "The numbers of the batches that came as text, with the column's meaning of a comma."
+    comma = comma_meaning(column, distinct)
+    if comma == "decimal" and any(np.any(part % 1 > 0) for part in plain):
+        comma = ""
+    read = [parse_number_text(column, text, comma) for text in distinct]
+    return np.array([*(math.nan if number is None else number for number in read), math.nan])[codes]
+
+# %% ../../nbs/core/columns.ipynb #14daacd4
 def number_column(
     chunks: list[pa.Array],  # of each batch, as `number_batch` gives it
     column: Column,
@@ -206,12 +229,10 @@ def number_column(
         return _without_infinite(numbers, column.name)
     codes, distinct = _codes_and_texts(texts)
     plain = [chunk.to_numpy(zero_copy_only=False) for chunk in chunks if not pa.types.is_dictionary(chunk.type)]
-    comma = comma_meaning(column, distinct)
-    if comma == "decimal" and any(np.any(part % 1 > 0) for part in plain):
-        comma = ""
-    read = [parse_number_text(column, text, comma) for text in distinct]
-    values = np.array([*(math.nan if number is None else number for number in read), math.nan])[codes]
-    result, all_codes, start = [], [], 0
+    values = _meaning_of_texts(codes, distinct, column, plain)
+    result: list[np.ndarray] = []
+    all_codes: list[np.ndarray] = []
+    start = 0
     for chunk in chunks:  # in the file's order
         if pa.types.is_dictionary(chunk.type):
             result.append(values[start : start + len(chunk)])
@@ -222,15 +243,6 @@ def number_column(
             all_codes.append(np.where(np.isnan(result[-1]), -1, len(distinct)))
     numbers = np.concatenate(result)
     return numbers, count_reading(column.name, np.concatenate(all_codes), [*distinct, ""], ~np.isnan(numbers))
-
-
-def _without_infinite(numbers: np.ndarray, name: str) -> tuple[np.ndarray, Reading]:
-    finite = int(np.count_nonzero(np.isfinite(numbers)))
-    places = np.flatnonzero(np.isinf(numbers)) if finite < len(numbers) else []
-    if len(places):
-        numbers = np.where(np.isinf(numbers), np.nan, numbers)
-        return numbers, Reading(name, len(numbers), finite + len(places), finite, unread="inf", row=int(places[0]) + 1)
-    return numbers, Reading(name, len(numbers), finite, finite)
 
 # %% ../../nbs/core/columns.ipynb #2c5274dd
 def _texts_from_codes(codes: np.ndarray, meanings: Sequence[str | None]) -> pa.Array:
@@ -245,7 +257,7 @@ def category_column(
     codes, distinct = _codes_and_texts(chunks)
     if column.name == "loan_status":
         meanings = list(map(status_spelling, distinct))
-        kept = [meaning or text for text, meaning in zip(distinct, meanings, strict=True)]
+        kept: list[str | None] = [meaning or text for text, meaning in zip(distinct, meanings, strict=True)]
     else:
         kept = meanings = [canonical(column, text) for text in distinct]
     known = np.array([*(meaning is not None for meaning in meanings), False])[codes]
@@ -253,7 +265,7 @@ def category_column(
     reading = count_reading(column.name, codes, distinct, known, lambda loan: meanings[codes[loan]], same)
     return _texts_from_codes(codes, kept), reading
 
-
+# %% ../../nbs/core/columns.ipynb #e772907d
 def _possible(months: np.ndarray, column: Column, issued: np.ndarray | None) -> np.ndarray:
     "`months` of origination, NaN where they cannot be; credit lines of the coming century are of the last one if all fit."
     if column.name == "issue_d":
@@ -265,7 +277,7 @@ def _possible(months: np.ndarray, column: Column, issued: np.ndarray | None) -> 
         months = np.where(late, earlier, months)
     return np.where((months > issued) | (issued - months > LONGEST_HISTORY), np.nan, months)
 
-
+# %% ../../nbs/core/columns.ipynb #15a893eb
 def month_column(
     chunks: list[pa.DictionaryArray],
     column: Column,
@@ -297,7 +309,7 @@ def _what(column: Column) -> str:
         return ", ".join([*FINAL_STATUSES, *RUNNING_STATUSES])
     return what_is_read(column)
 
-
+# %% ../../nbs/core/columns.ipynb #eeb5100b
 def check_readings(
     readings: Sequence[Reading],
     source: str,  # the file's name, for messages

@@ -17,9 +17,19 @@ from .features import FEATURE_BY_NAME
 from .graph import ExportError, Graph
 from .single import SingleApplication, SingleEncoder, goes_one_by_one, read_one_or_many
 
-# %% ../../nbs/core/compiled.ipynb #d6d71d8d
-class CompiledModel:
-    "A model as tables and a graph: raw fields to probabilities of default."
+# %% ../../nbs/core/compiled.ipynb #1f7d695f
+def _check_tables(tables: Mapping):
+    "Raise `ExportError` for tables that this release does not understand."
+    unknown = [name for name in (*tables["quantiles"], *tables["flags"]) if name not in FEATURE_BY_NAME]
+    if tables.get("format") not in TABLE_FORMATS or unknown:
+        what = f"the features {', '.join(unknown)}" if unknown else f"tables of format {tables.get('format')}"
+        raise ExportError(
+            f"lending-club {lending_club.__version__} does not know {what}: install the version that trained the model"
+        )
+
+# %% ../../nbs/core/compiled.ipynb #b577ffe2
+class _Steps:
+    "The steps of a version, by its tables and its graph."
 
     def __init__(
         self,
@@ -59,6 +69,15 @@ class CompiledModel:
         "The networks' mean probabilities, before calibration."
         return self._graph.run(matrix)
 
+    @property
+    def has_curves(self) -> bool:
+        "Whether the version gives cumulative curves."
+        return self._graph.has_curves
+
+# %% ../../nbs/core/compiled.ipynb #a94625fc
+class CompiledModel(_Steps):
+    "A model as tables and a graph: raw fields to probabilities of default."
+
     def probabilities(
         self,
         applications: Sequence[Mapping] | RawColumns,  # raw fields by name; what is absent or None is missing
@@ -68,11 +87,6 @@ class CompiledModel:
         if not raw.n:
             return np.empty(0)
         return self._calibrated(raw, self.run_graph(self.encode(raw)))
-
-    @property
-    def has_curves(self) -> bool:
-        "Whether the version gives cumulative curves."
-        return self._graph.has_curves
 
     def probabilities_and_cumulative(
         self,
@@ -96,13 +110,3 @@ class CompiledModel:
         if isinstance(raw, SingleApplication):
             return np.array([calibrate(p.item(), self.calibration)])
         return calibrate(p, self.calibration)
-
-
-def _check_tables(tables: dict):
-    "Raise `ExportError` for tables that this release does not understand."
-    unknown = [name for name in (*tables["quantiles"], *tables["flags"]) if name not in FEATURE_BY_NAME]
-    if tables.get("format") not in TABLE_FORMATS or unknown:
-        what = f"the features {', '.join(unknown)}" if unknown else f"tables of format {tables.get('format')}"
-        raise ExportError(
-            f"lending-club {lending_club.__version__} does not know {what}: install the version that trained the model"
-        )

@@ -9,7 +9,7 @@ __all__ = ['IMPUTED', 'MISSING', 'UNSEEN', 'TABLE_FORMAT', 'TABLE_FORMATS', 'MET
 # %% ../../nbs/core/encoding.ipynb #a29e973b
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -38,7 +38,36 @@ def _bends(clip: float) -> tuple[np.ndarray, np.ndarray]:
     grid = np.linspace(-clip, clip, _KNOTS)
     return grid, np.array([_NORMAL.cdf(z) for z in grid.tolist()])
 
+# %% ../../nbs/core/encoding.ipynb #b90506ad
+def _knots_between(
+    at: np.ndarray,  # shape (n,), distinct quantiles, increasing
+    low: np.ndarray,  # shape (n,), their lowest probabilities
+    high: np.ndarray,  # shape (n,), their highest probabilities: another one where quantiles are equal
+    clip: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    "Knots where the normal quantile function bends, and the values there; none at jumps."
+    grid, p = _bends(clip)
+    left = np.searchsorted(high, p, side="right") - 1
+    inside = (left >= 0) & (left < len(at) - 1)
+    inside[inside] = p[inside] < low[left[inside] + 1]
+    p, left, bends = p[inside], left[inside], grid[inside]
+    return at[left] + (at[left + 1] - at[left]) * (p - high[left]) / (low[left + 1] - high[left]), bends
 
+# %% ../../nbs/core/encoding.ipynb #d2c7f934
+def _knots_at(
+    at: np.ndarray,  # shape (n,), distinct quantiles, increasing
+    low: np.ndarray,  # shape (n,), their lowest probabilities
+    high: np.ndarray,  # shape (n,), their highest probabilities
+    clip: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    "Knots at the quantiles, three where several are equal, and the values there."
+    equal = low < high
+    middle = 0.5 * (low + high)
+    knots = np.concatenate([at, np.nextafter(at[equal], -np.inf), np.nextafter(at[equal], np.inf)])
+    shares = np.concatenate([middle, low[equal], high[equal]])
+    return knots, np.array([_normal_quantile(share, clip) for share in shares.tolist()])
+
+# %% ../../nbs/core/encoding.ipynb #5dc90534
 def normal_knots(
     quantiles,  # increasing, of the training loans
     references,  # their probabilities, increasing from 0 to 1
@@ -52,18 +81,8 @@ def normal_knots(
     if lower >= upper:
         return np.array([np.nextafter(lower, -np.inf), lower]), np.array([-clip, clip])
 
-    grid, p = _bends(clip)
-    left = np.searchsorted(high, p, side="right") - 1
-    inside = (left >= 0) & (left < len(at) - 1)
-    inside[inside] = p[inside] < low[left[inside] + 1]
-    p, left, bends = p[inside], left[inside], grid[inside]
-    between = at[left] + (at[left + 1] - at[left]) * (p - high[left]) / (low[left + 1] - high[left])
-
-    equal = low < high  # a jump, in whose middle the equal value lies
-    middle = 0.5 * (low + high)
-    knots = np.concatenate([at, np.nextafter(at[equal], -np.inf), np.nextafter(at[equal], np.inf)])
-    shares = np.concatenate([middle, low[equal], high[equal]])
-    values = np.array([_normal_quantile(share, clip) for share in shares.tolist()])
+    between, bends = _knots_between(at, low, high, clip)
+    knots, values = _knots_at(at, low, high, clip)
     knots, values = np.concatenate([between, knots]), np.concatenate([bends, values])
     knots, order = np.unique(knots, return_index=True)
     values = values[order]
@@ -93,14 +112,48 @@ class CategoryCodes(dict):
     def __missing__(self, value) -> float:
         return self.get(clean_category(value) or self._missing, UNSEEN)
 
-# %% ../../nbs/core/encoding.ipynb #765a73d3
+# %% ../../nbs/core/encoding.ipynb #cf65c881
 TABLE_FORMAT = 2  # of versions registered from now on
 TABLE_FORMATS = (1, 2)  # that can be read; 1: versions before lending-club 0.3.0, without imputation, with former features
 _LARGEST_TABLE = 2_048  # entries
 
 
-class Encoding:
-    "The tables of a version, from raw fields to the network's matrix."
+class _WholeNumbers:
+    "The curves of features that are whole numbers of a small range, as tables of all their values."
+
+    def __init__(
+        self,
+        curves: Sequence[tuple[np.ndarray, np.ndarray]],  # of each numeric feature: knots and values
+        quantiles: Sequence,  # of each numeric feature
+    ):
+        ends = [(math.floor(knots[0]), math.ceil(knots[-1])) for knots, _ in curves]
+        off = [np.median(np.abs(np.asarray(own) - np.round(own))) for own in quantiles]  # training adds noise to equal ones
+        whole = [i for i, (low, high) in enumerate(ends) if high - low < _LARGEST_TABLE and off[i] < 0.1]
+        self.tables = {i: (ends[i][0], np.interp(np.arange(ends[i][0], ends[i][1] + 1), *curves[i])) for i in whole}
+        self._rows = np.array(whole, dtype=int)
+        self._low, self._high = np.array([ends[i] for i in whole], dtype=np.float64).reshape(-1, 2, 1).transpose(1, 0, 2)
+        starts = np.cumsum([0, *(len(table) for _, table in self.tables.values())], dtype=np.int64)[:-1]
+        self._shift = starts[:, None] - self._low.astype(np.int64)
+        self._looked_up = np.concatenate([np.empty(0), *(table for _, table in self.tables.values())]).astype(np.float32)
+
+    def fill(
+        self,
+        result: np.ndarray,  # shape (n_numeric, n), float32: gets the values of these features
+        numbers: np.ndarray,  # shape (n_numeric, n), NaN where missing
+    ) -> np.ndarray:  # shape (n_numeric,), bool: which rows are done; not those with numbers that are not whole
+        "Look the features' values up."
+        wanted = numbers[self._rows]
+        wanted = np.where(np.isnan(wanted), self._low, wanted)
+        np.clip(wanted, self._low, self._high, out=wanted)  # beyond its ends a curve is flat
+        places = wanted.astype(np.int64)
+        done = np.zeros(len(numbers), dtype=bool)
+        done[self._rows] = (places == wanted).all(axis=1)
+        result[self._rows] = self._looked_up[places + self._shift]
+        return done
+
+# %% ../../nbs/core/encoding.ipynb #92c1f829
+class _Tables:
+    "The tables of a version, as the encoding needs them."
 
     def __init__(
         self,
@@ -117,27 +170,19 @@ class Encoding:
         self.width = len(self.names) + len(self.flags) + len(self.codes)
         references, clip = tables["references"], tables["clip"]
         self.curves = [normal_knots(own, references, clip) for own in tables["quantiles"].values()]
-        self._tabulate_whole_numbers(list(tables["quantiles"].values()))
-
-    def _tabulate_whole_numbers(self, quantiles: list):
-        "Tables of the curves' values for features that are whole numbers of a small range."
-        ends = [(math.floor(knots[0]), math.ceil(knots[-1])) for knots, _ in self.curves]
-        off = [np.median(np.abs(np.asarray(own) - np.round(own))) for own in quantiles]  # training adds noise to equal ones
-        whole = [i for i, (low, high) in enumerate(ends) if high - low < _LARGEST_TABLE and off[i] < 0.1]
-        self.tables = {i: (ends[i][0], np.interp(np.arange(ends[i][0], ends[i][1] + 1), *self.curves[i])) for i in whole}
-        self._whole = np.array(whole, dtype=int)
-        self._low, self._high = np.array([ends[i] for i in whole], dtype=np.float64).reshape(-1, 2, 1).transpose(1, 0, 2)
-        starts = np.cumsum([0, *(len(table) for _, table in self.tables.values())], dtype=np.int64)[:-1]
-        self._shift = starts[:, None] - self._low.astype(np.int64)
-        self._looked_up = np.concatenate([np.empty(0), *(table for _, table in self.tables.values())]).astype(np.float32)
+        self._whole = _WholeNumbers(self.curves, list(tables["quantiles"].values()))
 
     def whole_numbers(
         self,
         i: int,  # of a numeric feature
     ) -> list[tuple[float, float]]:  # pairs of a whole number and the curve's value there; none where it is not tabulated
         "What is tabulated of a feature."
-        low, table = self.tables.get(i, (0, np.empty(0)))
+        low, table = self._whole.tables.get(i, (0, np.empty(0)))
         return [(float(x), value) for x, value in enumerate(table.tolist(), start=low)]
+
+# %% ../../nbs/core/encoding.ipynb #95b24e62
+class Encoding(_Tables):
+    "The tables of a version, from raw fields to the network's matrix."
 
     def scores(
         self,
@@ -145,14 +190,8 @@ class Encoding:
     ) -> np.ndarray:  # shape (n_numeric, n), float32; anything where missing
         "The normal quantiles of the numeric features."
         result = np.empty(numbers.shape, dtype=np.float32)
-        wanted = numbers[self._whole]
-        wanted = np.where(np.isnan(wanted), self._low, wanted)
-        np.clip(wanted, self._low, self._high, out=wanted)  # beyond its ends a curve is flat
-        places = wanted.astype(np.int64)
-        tabled = np.zeros(len(numbers), dtype=bool)
-        tabled[self._whole] = (places == wanted).all(axis=1)
-        result[self._whole] = self._looked_up[places + self._shift]
-        for i in np.flatnonzero(~tabled):
+        done = self._whole.fill(result, numbers)
+        for i in np.flatnonzero(~done):
             order = np.argsort(numbers[i])  # sorted, each number is looked for near the one before
             result[i, order] = np.interp(numbers[i, order], *self.curves[i])
         return result
@@ -167,7 +206,7 @@ class Encoding:
     def encode(
         self,
         numbers: np.ndarray,  # shape (n_numeric, n), as `features` gives them
-        texts: Mapping[str, Sequence],  # categories by name, n values each, None where missing
+        texts: Mapping[str, Iterable],  # categories by name, n values each, None where missing
     ) -> np.ndarray:  # shape (n, width), float32, no gaps
         "The matrix; unknown categories and missing values are allowed everywhere."
         missing = np.isnan(numbers)
@@ -189,17 +228,21 @@ _LARGEST_EXPONENT = 700.0  # math.exp overflows at 710, where np.exp gives infin
 
 
 def calibration_signals(
-    p: np.ndarray,  # shape (n,), probabilities; or a single one
+    p: float | np.ndarray,  # shape (n,), probabilities; or a single one
     method: str,  # of `METHODS`
-) -> list[np.ndarray]:  # shape (n,) each, float64, one for each coefficient
+) -> list:  # of shape (n,) each, float64, one for each coefficient; of a single one, floats
     "What a calibration map is linear in."
-    single = isinstance(p, float)
-    p = min(max(p, _SURE), 1 - _SURE) if single else np.clip(np.asarray(p, dtype=np.float64), _SURE, 1 - _SURE)
-    functions = math if single else np  # they have the names in common
-    bad, good = functions.log(p), -functions.log1p(-p)
+    bad: float | np.ndarray
+    good: float | np.ndarray
+    if isinstance(p, float):
+        p = min(max(p, _SURE), 1 - _SURE)
+        bad, good = math.log(p), -math.log1p(-p)
+    else:
+        p = np.clip(np.asarray(p, dtype=np.float64), _SURE, 1 - _SURE)
+        bad, good = np.log(p), -np.log1p(-p)
     return [bad, good] if method == "beta" else [bad + good]
 
-
+# %% ../../nbs/core/encoding.ipynb #6f505742
 PD_DECIMALS = 7  # of a PD as it is shown, and as it decides; two ways to a PD differ by less than 1e-6
 
 
@@ -209,7 +252,7 @@ def shown_pd(
     "PDs as they are shown. A decision is made on these, so that no answer contradicts itself."
     return np.round(p, PD_DECIMALS)
 
-
+# %% ../../nbs/core/encoding.ipynb #581f4498
 def calibrate(
     p: np.ndarray,  # shape (n,), the networks' mean probabilities; or a single one
     calibration: Mapping,  # `method`, `coefficients`, `intercept`
@@ -218,7 +261,8 @@ def calibrate(
     z = calibration["intercept"]
     for coefficient, signal in zip(calibration["coefficients"], calibration_signals(p, calibration["method"]), strict=True):
         z = z + coefficient * signal
-    return 1 / (1 + (math.exp(min(-z, _LARGEST_EXPONENT)) if isinstance(z, float) else np.exp(-z)))
+    scale = math.exp(min(-z, _LARGEST_EXPONENT)) if isinstance(z, float) else np.exp(-z)
+    return 1 / (1 + scale)  # type: ignore[return-value]  # a float for a single one
 
 # %% ../../nbs/core/encoding.ipynb #3012bb93
 @functools.cache

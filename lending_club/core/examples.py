@@ -25,18 +25,9 @@ def sample_applications(
     columns = pipeline_columns(use_addr_state=True)
     return [a for kind in kinds for a in as_applications(loans[kind][:: max(1, kind.sum() // each)][:each], columns)]
 
-# %% ../../nbs/core/examples.ipynb #e295a603
-_JOINT = {
-    "application_type": "Joint App",
-    "annual_inc_joint": 190_000,
-    "dti_joint": 9.5,
-    "sec_app_fico_range_low": 640,
-    "sec_app_fico_range_high": 644,
-    "sec_app_earliest_cr_line": "Aug-2003",
-    "issue_d": "Jun-2018",
-}
+# %% ../../nbs/core/examples.ipynb #6a2a326c
 _FICO = {"fico_range_low": 680, "fico_range_high": 684}
-RULE_CASES = {
+_OF_GAPS: dict[str, dict] = {
     "as it is": {},
     "FICO": _FICO,
     "no instalment": {"installment": None},
@@ -51,6 +42,19 @@ RULE_CASES = {
     "spaces of another kind": {"term": "\xa060 months", "home_ownership": " OWN "},
     "unknown categories": {"purpose": "space travel", "home_ownership": "HOUSEBOAT", "verification_status": "unknown"},
     "no categories": {"purpose": None, "home_ownership": None, "verification_status": None, "application_type": None},
+}
+
+# %% ../../nbs/core/examples.ipynb #0e512541
+_JOINT = {
+    "application_type": "Joint App",
+    "annual_inc_joint": 190_000,
+    "dti_joint": 9.5,
+    "sec_app_fico_range_low": 640,
+    "sec_app_fico_range_high": 644,
+    "sec_app_earliest_cr_line": "Aug-2003",
+    "issue_d": "Jun-2018",
+}
+_OF_BORROWERS: dict[str, dict] = {
     "joint": _JOINT | _FICO,
     "joint without joint income": _JOINT | {"annual_inc_joint": None, "dti_joint": None},
     "joint income of a single borrower": {"annual_inc_joint": 190_000, "dti_joint": 9.5},
@@ -67,6 +71,10 @@ RULE_CASES = {
     },
     "the second borrower past due": _JOINT
     | {"sec_app_chargeoff_within_12_mths": 1, "sec_app_inq_last_6mths": 4, "sec_app_collections_12_mths_ex_med": 1},
+}
+
+# %% ../../nbs/core/examples.ipynb #26b325c5
+_OF_EXTREMES: dict[str, dict] = {
     "no income": {"annual_inc": 0},
     "a tiny income": {"annual_inc": 1},
     "a large income": {"annual_inc": 9_000_000},
@@ -81,7 +89,9 @@ RULE_CASES = {
     "another state": {"addr_state": "CA", "disbursement_method": "DirectPay"},
 }
 
+RULE_CASES = _OF_GAPS | _OF_BORROWERS | _OF_EXTREMES
 
+# %% ../../nbs/core/examples.ipynb #a7dae0fb
 def example_applications() -> list[dict]:  # raw fields by name
     "All examples: loans of the sample, the cases of the rules, and an application of the required fields alone."
     used = set(pipeline_columns(use_addr_state=True))

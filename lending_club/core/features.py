@@ -34,7 +34,7 @@ def _once(make: Callable) -> Callable:
 
     return made
 
-
+# %% ../../nbs/core/features.ipynb #531cabef
 @_once
 def is_joint(
     raw: RawColumns,
@@ -55,7 +55,7 @@ def joint_or_own(
     "The joint figure where the application is joint and states it, else the first borrower's."
     return where(is_joint & (joint == joint), joint, own)
 
-
+# %% ../../nbs/core/features.ipynb #20b7a304
 @_once
 def income(
     raw: RawColumns,
@@ -73,8 +73,8 @@ def dti_combined(
 
 # %% ../../nbs/core/features.ipynb #56bd4b08
 def ratio(
-    numerator: np.ndarray,  # shape (n,)
-    denominator: np.ndarray,  # shape (n,)
+    numerator: float | np.ndarray,  # shape (n,), or one for all
+    denominator: float | np.ndarray,  # shape (n,), or one for all
 ) -> np.ndarray:  # shape (n,)
     "Elementwise ratio, missing where the denominator is not positive."
     return numerator / where(denominator > 1e-9, denominator, math.nan)  # next to nothing would make it infinite
@@ -90,9 +90,9 @@ def log_money(
 
 # %% ../../nbs/core/features.ipynb #d415ac98
 def annuity(
-    amount: np.ndarray,  # shape (n,), USD
-    rate: np.ndarray,  # shape (n,), % a year
-    months: np.ndarray,  # shape (n,), number of payments
+    amount: float | np.ndarray,  # shape (n,), USD; or a single one
+    rate: float | np.ndarray,  # shape (n,), % a year; or a single one
+    months: float | np.ndarray,  # shape (n,), number of payments; or a single one
 ) -> np.ndarray:  # shape (n,), USD a month
     "The constant monthly payment that pays `amount` back with interest; the source is the present value of an annuity."
     rate = rate / 1200
@@ -101,7 +101,7 @@ def annuity(
     without_interest = where(rate == rate, ratio(1.0, months), math.nan)
     return amount * where(rate > 0, ratio(rate, paid_off), without_interest)
 
-
+# %% ../../nbs/core/features.ipynb #399801c5
 @_once
 def term_months(raw: RawColumns) -> np.ndarray:
     "Number of payments, shape (n,)."
@@ -160,8 +160,8 @@ def _middle(low, high):
 def _to_income(name: str) -> Callable:
     return lambda raw: ratio(raw.number(name), _divisor(raw))
 
-
-DERIVED = (
+# %% ../../nbs/core/features.ipynb #79fb601a
+_FROM_FIELDS = (
     Feature("term_months", "months", "number of payments", term_months),
     Feature(
         "emp_length_years",
@@ -189,6 +189,10 @@ DERIVED = (
     ),
     Feature("fico", "points", "middle of the FICO range", _fico("")),
     Feature("sec_app_fico", "points", "middle of the second borrower's FICO range", _fico("sec_app_")),
+)
+
+# %% ../../nbs/core/features.ipynb #f9327d3f
+_OF_MONEY = (
     Feature("log_income", "log USD a year", "income of all borrowers", lambda raw: log_money(income(raw))),
     Feature("log_installment", "log USD a month", "monthly payment", lambda raw: log_money(installment(raw))),
     Feature("dti_combined", "%", "DTI of all borrowers, without this loan", dti_combined),
@@ -210,6 +214,8 @@ DERIVED = (
         lambda raw: ratio(raw.number("loan_amnt"), raw.number("total_rev_hi_lim")),
     ),
 )
+
+DERIVED = _FROM_FIELDS + _OF_MONEY
 
 # %% ../../nbs/core/features.ipynb #4ea55ebe
 _REPLACED = {
@@ -256,7 +262,7 @@ def _former_to_income(name: str) -> Callable:
 def _former_fico(prefix: str) -> Callable:
     return lambda raw: (raw.number(f"{prefix}fico_range_low") + raw.number(f"{prefix}fico_range_high")) / 2
 
-
+# %% ../../nbs/core/features.ipynb #5213b4d3
 FORMER_FEATURES: dict[int, dict[str, Callable]] = {  # by table format, features whose rule has changed since
     1: {
         "sub_grade_number": lambda raw: parse_sub_grade(raw.text("sub_grade"), raw.text("grade")),
@@ -279,13 +285,13 @@ def feature_plan(
     table_format: int | None = None,  # of the version whose rules hold; None: today's
 ) -> tuple[list, list[int], tuple[str, ...], np.ndarray]:
     "Rows and functions of the derived features; rows and columns of the plain ones, and which of these are logarithms."
-    features, former = [FEATURE_BY_NAME[name] for name in names], FORMER_FEATURES.get(table_format, {})
+    features, former = [FEATURE_BY_NAME[name] for name in names], FORMER_FEATURES.get(table_format or 0, {})
     derived = [(row, former.get(f.name, f.make)) for row, f in enumerate(features) if f.column is None]
-    rows = [row for row, feature in enumerate(features) if feature.column is not None]
-    logs = np.array([i for i, row in enumerate(rows) if features[row].is_log], dtype=int)
-    return derived, rows, tuple(features[row].column for row in rows), logs
+    plain = [(row, f.column, f.is_log) for row, f in enumerate(features) if f.column is not None]
+    logs = np.array([i for i, (_, _, is_log) in enumerate(plain) if is_log], dtype=int)
+    return derived, [row for row, _, _ in plain], tuple(column for _, column, _ in plain), logs
 
-
+# %% ../../nbs/core/features.ipynb #ab909434
 def numeric_features(
     raw: RawColumns,
     names: tuple[str, ...],  # of `NUMERIC_FEATURES`
@@ -317,7 +323,7 @@ def category_features(
     ]
     return tuple(names + ["addr_state"] if use_addr_state else names)
 
-
+# %% ../../nbs/core/features.ipynb #4b5eec89
 def clean_category(
     value,  # a raw category; anything but a text counts as missing
 ) -> str | None:
@@ -340,7 +346,7 @@ class _Watched(RawColumns):
         self.asked.add(name)
         return super().text(name)
 
-
+# %% ../../nbs/core/features.ipynb #09855015
 def columns_read(
     features,  # names of features
 ) -> set[str]:

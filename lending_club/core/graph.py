@@ -15,7 +15,7 @@ from .text import LendingClubError, fold_spaces
 class ExportError(LendingClubError):
     "A Pipeline that cannot be compiled, or a compiled form that cannot be used."
 
-
+# %% ../../nbs/core/graph.ipynb #2547dafd
 def open_graph(
     graph: bytes,  # an ONNX model
 ):  # an `onnxruntime.InferenceSession` of one thread
@@ -39,11 +39,29 @@ def probabilities_from(
     with np.errstate(over="ignore"):  # exp of 710 is infinite, and the probability 0
         return 1 / (1 + np.exp(-log_odds.astype(np.float64)))
 
-
+# %% ../../nbs/core/graph.ipynb #8a27b0d7
 _CURVE_OUTPUTS = ["log_odds", "cumulative"]  # of versions with cumulative curves
 _SLICE = 512  # loans that the graph gets at once: what it makes of them stays in the processor's cache
 
 
+def _curves_in_slices(
+    session,  # an `onnxruntime.InferenceSession`
+    matrix: np.ndarray,  # shape (n, width), float32
+) -> tuple[np.ndarray, np.ndarray]:  # shape (n,), float32, and (n, 60, 2), float64
+    "Log-odds and cumulative curves, from one run of the graph for each slice."
+    log_odds, cumulative = np.empty(len(matrix), np.float32), np.empty((len(matrix), MONTHS, 2))
+    for i in range(0, len(matrix), _SLICE):
+        own = slice(i, i + _SLICE)
+        log_odds[own], cumulative[own] = session.run(_CURVE_OUTPUTS, {"X": matrix[own]})
+    return log_odds, cumulative
+
+
+_NO_CURVES = (
+    "the graph has no cumulative curves: its version was trained with target = final_status or by an earlier "
+    "release; train and register one with target = time_to_event"
+)
+
+# %% ../../nbs/core/graph.ipynb #a0722d7c
 class Graph:
     "Networks as an ONNX graph: a matrix to mean probabilities."
 
@@ -73,17 +91,11 @@ class Graph:
     ) -> tuple[np.ndarray, np.ndarray]:  # as `run` and as `run_cumulative` give them
         "Probabilities and cumulative curves from one run of the graph. Raises `ExportError` where it has no curves."
         if not self.has_curves:
-            raise ExportError(
-                "the graph has no cumulative curves: its version was trained with target = final_status or by an earlier "
-                "release; train and register one with target = time_to_event"
-            )
+            raise ExportError(_NO_CURVES)
         if 0 < len(matrix) <= _SLICE:
             log_odds, cumulative = self._session.run(_CURVE_OUTPUTS, {"X": matrix})
             return probabilities_from(log_odds), cumulative.astype(np.float64)
-        log_odds, cumulative = np.empty(len(matrix), np.float32), np.empty((len(matrix), MONTHS, 2))
-        for i in range(0, len(matrix), _SLICE):
-            own = slice(i, i + _SLICE)
-            log_odds[own], cumulative[own] = self._session.run(_CURVE_OUTPUTS, {"X": matrix[own]})
+        log_odds, cumulative = _curves_in_slices(self._session, matrix)
         return probabilities_from(log_odds), cumulative
 
     def run_cumulative(

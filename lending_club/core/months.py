@@ -17,6 +17,7 @@ MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "O
 MONTH_PATTERN = f"^({'|'.join(MONTH_NAMES)})-(19|20)[0-9][0-9]$"  # a regular expression that JSON Schema also knows
 MONTH_FORMAT = "%b-%Y"  # the same for strftime in the C locale
 
+# %% ../../nbs/core/months.ipynb #4fc6b872
 _PLACE_IN_YEAR = {name: place for place, name in enumerate(MONTH_NAMES)}
 
 
@@ -64,7 +65,7 @@ def month_today(
     today = today or datetime.now(UTC).date()
     return _month_spelling(today.year * 12 + today.month - 1)
 
-
+# %% ../../nbs/core/months.ipynb #720c5846
 def month_spellings(
     first_year: int,
     last_year: int,  # included

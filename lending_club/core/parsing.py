@@ -23,7 +23,7 @@ def parse_each(
 ) -> np.ndarray:  # shape (n,), float64; NaN where missing or not parsable; a float for a single one
     "Apply `parse` to every different text once."
     if values is None or isinstance(values, (str, int, float)):
-        return parse_one(values, parse)
+        return parse_one(values, parse)  # type: ignore[return-value]  # a single value in place of an array
     values = np.asarray(values)
     if values.dtype.kind in "fiub":
         return values.astype(np.float64)

@@ -89,7 +89,15 @@ MEDIANS = {
 }  # in the column's unit, of the values above 0 of Lending Club's loans of 2007 to 2018
 UNLIKELY, IMPOSSIBLE = 8, 30  # times the median
 
+# %% ../../nbs/core/ranges.ipynb #dcd27605
+def _times(values: np.ndarray, column: Column) -> float:
+    "How many times as large or as small the median is as the usual one; 1 where none is known."
+    if column.name not in MEDIANS:
+        return 1.0
+    median, usual = abs(float(np.median(values))), MEDIANS[column.name]
+    return max(median / usual, usual / max(median, 1e-9))
 
+# %% ../../nbs/core/ranges.ipynb #840ead86
 def check_scale(
     values: np.ndarray,  # shape (n,), filled values that are not 0
     column: Column,
@@ -108,20 +116,17 @@ def check_scale(
     if times > UNLIKELY:
         log.warning("%s; check its unit", words)
 
-
-def _times(values: np.ndarray, column: Column) -> float:
-    "How many times as large or as small the median is as the usual one; 1 where none is known."
-    if column.name not in MEDIANS:
-        return 1.0
-    median, usual = abs(float(np.median(values))), MEDIANS[column.name]
-    return max(median / usual, usual / max(median, 1e-9))
-
 # %% ../../nbs/core/ranges.ipynb #0e91ef56
 PART = 100  # values from which a batch is judged
 PART_FRACTIONS = 0.9  # largest share of percentages from 0 to 1 in a batch
 _SORTED = 0.99  # share of steps in one direction
 
+# %% ../../nbs/core/ranges.ipynb #bbdb73d3
+def _is_sorted(values: np.ndarray) -> bool:
+    up = np.mean(np.diff(values) >= 0)
+    return bool(max(up, 1 - up) > _SORTED)
 
+# %% ../../nbs/core/ranges.ipynb #caa85410
 def check_parts(
     values: np.ndarray,  # shape (n,), NaN where missing
     column: Column,
@@ -139,11 +144,6 @@ def check_parts(
             check_fractions(part, column, where)
         if _times(part, column) > IMPOSSIBLE:
             check_scale(part, column, where)
-
-
-def _is_sorted(values: np.ndarray) -> bool:
-    up = np.mean(np.diff(values) >= 0)
-    return max(up, 1 - up) > _SORTED
 
 # %% ../../nbs/core/ranges.ipynb #2afb33fd
 def check_ranges(

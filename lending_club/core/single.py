@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from operator import getitem, itemgetter
 from struct import Struct
+from typing import TypeGuard
 
 import numpy as np
 
@@ -31,11 +32,11 @@ class SingleApplication(RawColumns):
         super().__init__(table.columns, 1)
         self.values, self.place, self.stand_ins = table.block[:, place].tolist(), place, table.stand_ins
 
-    def number(self, name: str) -> float:
+    def number(self, name: str) -> float:  # type: ignore[override]  # a single value in place of an array
         "A number field, NaN where missing."
         return self.values[ROWS[name]] if name in ROWS else math.nan
 
-    def text(self, name: str) -> str | None:
+    def text(self, name: str) -> str | None:  # type: ignore[override]  # the same
         "A text field, None where missing."
         values = self.columns.get(name)
         return (values[self.place] if values else None) or self.stand_ins.get(name)
@@ -50,11 +51,11 @@ class SingleApplication(RawColumns):
         values, text = self.values, self.text
         return [[name for name in names if ((x := values[ROWS[name]]) != x if name in ROWS else not text(name))]]
 
-
+# %% ../../nbs/core/single.ipynb #e9f71d6e
 FEW = 5  # applications that are encoded in less time one by one than as arrays
 
 
-def goes_one_by_one(raw: RawColumns) -> bool:
+def goes_one_by_one(raw: RawColumns) -> TypeGuard[SingleApplication | ApplicationTable]:
     "Whether these applications are so few that they are encoded one by one."
     return isinstance(raw, SingleApplication | ApplicationTable) and 0 < raw.n <= FEW
 

@@ -19,7 +19,7 @@ from conftest import REPO, clean_environment, free_port, skip_without, wait_unti
 pytestmark = pytest.mark.stack
 
 MODEL = "lending_club_loan_classification_model"
-LONG_RUNNING = ("postgres", "minio", "mlflow", "jupyter", "api")
+LONG_RUNNING = ("postgres", "s3", "mlflow", "jupyter", "api")
 # what the engine and the builder need; nothing that would take the place of a variable of .env
 ENGINE = {k: v for k, v in clean_environment().items() if not k.startswith(("COMPOSE_", "MLFLOW_", "S3_", "POSTGRES_"))}
 
@@ -57,7 +57,7 @@ class Stack:
         self.write(**ports, POLL_INTERVAL=5)
 
     def _write_settings(self):
-        small = {"sample_rows": 5000, "epochs": 3, "trials": 2}
+        small = {"sample_rows": 5000, "epochs": 3, "trials": 2, "backtest_as_of": "off"}
         text = (self.folder / "settings.ini").read_text()
         for name, value in small.items():
             text = re.sub(f"^{name} = .*$", f"{name} = {value}", text, flags=re.M)
@@ -176,6 +176,18 @@ class Stack:
             thread.join()
 
 
+def there_or_another(stack: Stack, image: str) -> str:
+    "The pinned image; where it is neither there nor can be pulled, another version that the engine has."
+    for words in (("image", "inspect", image), ("pull", "--quiet", image)):
+        if stack.run("docker", *words, check=False).returncode == 0:
+            return image
+    name = image.rpartition(":")[0]
+    others = stack.run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", name).stdout.split()
+    assert others, f"{image} can be neither found nor pulled"
+    print(f"{others[0]} in the place of {image}")
+    return others[0]
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     lacking = _engine_lacking()
@@ -185,6 +197,8 @@ def stack(tmp_path_factory):
         skip_without("engine", lacking)
     made = Stack(tmp_path_factory.mktemp("stack") / "lending-club")
     try:
+        images = {name: there_or_another(made, image) for name, image in made.values.items() if name.endswith("_IMAGE")}
+        made.write(**images)
         began = time.monotonic()
         made.compose("build", timeout=1800)
         print(f"built in {time.monotonic() - began:.0f} s")
@@ -195,7 +209,7 @@ def stack(tmp_path_factory):
     finally:
         logs = made.compose("logs", "--no-color", check=False).stdout
         Path(os.environ.get("STACK_LOG", made.folder / "stack.log")).write_text(logs)
-        for files in ("docker-compose.yml", "docker-compose.yml:service/docker-compose.seaweedfs.yml"):
+        for files in ("docker-compose.yml", "docker-compose.yml:service/docker-compose.minio.yml"):
             made.compose("down", "--volumes", "--remove-orphans", check=False, COMPOSE_FILE=files)
 
 
@@ -250,7 +264,7 @@ for place in ("postgres postgres", "mlflow mlflow", "optuna mlflow", "optuna mlf
 import sys, urllib.error, urllib.request
 for path in ("/", "/mlflow/", "/mlflow/?list-type=2"):
     try:
-        print(urllib.request.urlopen("http://minio:9000" + path, timeout=5).status)
+        print(urllib.request.urlopen("http://s3:9000" + path, timeout=5).status)
     except urllib.error.HTTPError as error:
         print(error.code)
 """
@@ -355,12 +369,12 @@ def test_each_service_can_be_restarted(stack, service):
 
 def test_the_service_answers_while_database_and_store_are_dead(stack):
     with stack.asked() as statuses:
-        stack.compose("kill", "postgres", "minio")
+        stack.compose("kill", "postgres", "s3")
         wait_until(lambda: stack.health().get("status") == "degraded", 60, "the service noticing it")
         stack.compose("restart", "api")  # also a fresh start answers, from what it has kept
         wait_until(lambda: stack.predict()[0] == 200, 60, "an answer from the kept champion")
         assert stack.health()["source"] == "cache"
-        stack.compose("start", "postgres", "minio")
+        stack.compose("start", "postgres", "s3")
         stack.wait_healthy()
         wait_until(lambda: stack.health().get("status") == "ok", 120, "the registry's return")
     assert set(statuses) <= {200, 0, 503}  # 0, 503: only while the service itself was restarted
@@ -368,7 +382,7 @@ def test_the_service_answers_while_database_and_store_are_dead(stack):
 
 
 # another number of trials: the search and the training are done anew, the stages before them are not
-@pytest.mark.parametrize(("service", "trials"), [("postgres", 3), ("minio", 4)])
+@pytest.mark.parametrize(("service", "trials"), [("postgres", 3), ("s3", 4)])
 def test_a_run_that_loses_database_or_store_ends_well_when_repeated(stack, service, trials):
     before, known = stack.versions(), stack.running()
     outcome = []
@@ -446,22 +460,9 @@ def test_a_gpu_is_given_or_refused_with_the_reason(stack):
     assert set(stack.states().values()) == {"healthy", "exited 0"}
 
 
-def there_or_another(stack, image: str) -> str:
-    "The pinned image; where it is neither there nor can be pulled, another version that the engine has."
-    for words in (("image", "inspect", image), ("pull", "--quiet", image)):
-        if stack.run("docker", *words, check=False).returncode == 0:
-            return image
-    name = image.rpartition(":")[0]
-    others = stack.run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", name).stdout.split()
-    assert others, f"{image} can be neither found nor pulled"
-    print(f"{others[0]} in the place of {image}")
-    return others[0]
-
-
-def test_seaweedfs_takes_over_from_minio(stack):
-    stack.write(SEAWEEDFS_IMAGE=there_or_another(stack, stack.values["SEAWEEDFS_IMAGE"]))
+def test_minio_takes_over_from_seaweedfs(stack):
     before, champion, answer = stack.artifacts(), stack.version("champion"), stack.predict()[1]
-    stack.make("up", "S3=seaweedfs")
+    stack.make("up", "S3=minio")
     assert stack.artifacts() == []
     stack.make("restore", "FILE=var/backup.tar")
     assert (stack.artifacts(), stack.version("champion")) == (before, champion)
@@ -471,7 +472,7 @@ def test_seaweedfs_takes_over_from_minio(stack):
     test_only_the_loopback_listens(stack)
 
 
-def test_pipeline_and_promotion_on_seaweedfs(stack):
+def test_pipeline_and_promotion_on_minio(stack):
     before = stack.artifacts()
     stack.exec("jupyter", "lending-club", "run", "--trials", "5")
     version = stack.version("candidate")
@@ -485,12 +486,12 @@ def test_pipeline_and_promotion_on_seaweedfs(stack):
     assert status == 200 and answer["model_version"] == version
 
 
-def test_seaweedfs_comes_back_with_everything(stack):
+def test_minio_comes_back_with_everything(stack):
     before = stack.artifacts()
     with stack.asked() as statuses:
-        stack.compose("kill", "minio")
+        stack.compose("kill", "s3")
         time.sleep(3)
-        stack.compose("start", "minio")
+        stack.compose("start", "s3")
         stack.wait_healthy()
     assert set(statuses) == {200}
     assert stack.artifacts() == before
@@ -499,11 +500,11 @@ def test_seaweedfs_comes_back_with_everything(stack):
     assert stack.artifacts() == before
 
 
-def test_a_backup_of_seaweedfs_goes_back_to_minio(stack):
+def test_a_backup_of_minio_goes_back_to_seaweedfs(stack):
     before, champion, answer = stack.artifacts(), stack.version("champion"), stack.predict()[1]
-    stack.make("backup", "FILE=var/seaweedfs.tar")
-    stack.make("up", "S3=minio")
-    assert stack.artifacts() != before  # what MinIO had when it was left
-    stack.make("restore", "FILE=var/seaweedfs.tar")
+    stack.make("backup", "FILE=var/minio.tar")
+    stack.make("up", "S3=seaweedfs")
+    assert stack.artifacts() != before  # what SeaweedFS had when it was left
+    stack.make("restore", "FILE=var/minio.tar")
     assert (stack.artifacts(), stack.version("champion")) == (before, champion)
     wait_until(lambda: stack.predict() == (200, answer), 60, "the same answer as before")
