@@ -971,6 +971,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'lending_club/core/headers.py'),
                                            'lending_club.core.headers._is_strict': ( 'core/headers.html#_is_strict',
                                                                                      'lending_club/core/headers.py'),
+                                           'lending_club.core.headers._names_columns': ( 'core/headers.html#_names_columns',
+                                                                                         'lending_club/core/headers.py'),
                                            'lending_club.core.headers._nearest_unknown': ( 'core/headers.html#_nearest_unknown',
                                                                                            'lending_club/core/headers.py'),
                                            'lending_club.core.headers._refuse_other_table': ( 'core/headers.html#_refuse_other_table',
