@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['log', 'TESTED', 'LEAST_CHARGE_OFFS', 'MOST_UNKNOWN', 'ALL', 'RESAMPLES', 'BacktestError', 'Plan', 'is_known',
-           'plan_backtest', 'has_money', 'Backtest', 'decide_as_of', 'resampled_sums', 'ranked', 'top', 'rankings',
-           'choices', 'policy_results', 'money_by_decile', 'money_by_term', 'approval_curves', 'backtest_tables',
-           'backtest_summary']
+           'has_money', 'plan_backtest', 'policies_as_of', 'Backtest', 'decide_as_of', 'resampled_sums', 'ranked',
+           'top', 'rankings', 'choices', 'policy_results', 'money_by_decile', 'money_by_term', 'approval_curves',
+           'backtest_tables', 'backtest_summary']
 
 # %% ../../nbs/core/backtest.ipynb #d7524f4a
 import dataclasses
@@ -33,11 +33,7 @@ from .timeline import CHARGE_OFF
 # %% ../../nbs/core/backtest.ipynb #4256b62c
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/core/backtest.ipynb #b7357db9
-TESTED = 12  # months of loans that are decided
-LEAST_CHARGE_OFFS = 100  # that must have been known at the date
-
-
+# %% ../../nbs/core/backtest.ipynb #b4129445
 class BacktestError(LendingClubError):
     "A backtest that was asked for and is not possible."
 
@@ -50,7 +46,7 @@ class Plan:
     own_fit: bool = False  # whether a model must be fitted for it
     why: str = ""  # there is none
 
-
+# %% ../../nbs/core/backtest.ipynb #e1328d4e
 def is_known(
     loans: pd.DataFrame,  # cleaned, with `term`, `issue_month` and `default`
     snapshot: pd.Timestamp,
@@ -59,6 +55,9 @@ def is_known(
     over = observed_months(loans, snapshot) >= parse_term(loans["term"].to_numpy())
     return (over & loans["default"].notna().to_numpy()) | is_observed(loans, snapshot, TERM)
 
+# %% ../../nbs/core/backtest.ipynb #59d4d63f
+TESTED = 12  # months of loans that are decided
+
 
 def _latest_date(loans: pd.DataFrame, snapshot: pd.Timestamp) -> pd.Timestamp:
     "The latest date from which the terms of all loans of the next `TESTED` months have passed."
@@ -66,9 +65,12 @@ def _latest_date(loans: pd.DataFrame, snapshot: pd.Timestamp) -> pd.Timestamp:
     first = loans["issue_month"].max() + pd.DateOffset(months=1) if passed.all() else loans["issue_month"][~passed].min()
     return first - pd.DateOffset(months=TESTED)
 
+# %% ../../nbs/core/backtest.ipynb #d27eef75
+LEAST_CHARGE_OFFS = 100  # that must have been known at the date
 
-def _plan_at(day: pd.Timestamp, splits: TimedSplits) -> Plan:
-    "The plan of a date with a fit of its own. Raises `SplitError`."
+
+def _split_at(day: pd.Timestamp, splits: TimedSplits) -> TimedSplits:
+    "What was known at a date, and the loans of the next `TESTED` months. Raises `SplitError`."
     known = splits.loans[splits.loans["issue_month"] < day + pd.DateOffset(months=TESTED)]
     first = splits.loans["issue_month"].min()
     if first >= day:
@@ -83,31 +85,9 @@ def _plan_at(day: pd.Timestamp, splits: TimedSplits) -> Plan:
             f"{charge_offs} charge-offs were known at {day:%Y-%m}, and a fit needs {LEAST_CHARGE_OFFS}: use a file with more "
             "loans of these years, or of a later snapshot"
         )
-    return Plan(own, own_fit=True)
+    return own
 
-
-def plan_backtest(
-    as_of: str,  # the setting `backtest_as_of`: `auto`, `off` or a date
-    splits,  # of the run: a `TimedSplits`, or a `clean.Splits`, which has no backtest
-    payments: pd.DataFrame | None,  # as `payments.payments_of` gives it
-) -> Plan:
-    "Where the backtest decides. Raises `BacktestError` where a date was set and it is not possible."
-    if as_of == "off":
-        return Plan(None, why="backtest_as_of = off")
-    stated = None if as_of == "auto" else pd.Timestamp(as_of).to_period("M").start_time
-    try:
-        if not isinstance(splits, TimedSplits):
-            raise PaymentsError("the target is the final status, which does not tell when loans ended")
-        check_payments(payments)
-        plan = _plan(stated, splits)
-        _check_known(plan.splits.test, payments)
-        return plan
-    except (PaymentsError, SplitError) as error:
-        if stated is not None:
-            raise BacktestError(f"backtest_as_of = {as_of}: {error}") from error
-        return Plan(None, why=f"not yet known: {error}")
-
-
+# %% ../../nbs/core/backtest.ipynb #d079586d
 MOST_UNKNOWN = 0.01  # largest share of the loans that may lack their rate or what they paid; they are left out
 
 
@@ -125,20 +105,54 @@ def _check_known(loans: pd.DataFrame, payments: pd.DataFrame):
     if lacking.mean() > MOST_UNKNOWN:
         raise PaymentsError(f"{lacking.sum():,} of the {len(loans):,} loans to decide about have no int_rate or no total_pymnt")
 
-
-def _plan(stated: pd.Timestamp | None, splits: TimedSplits) -> Plan:
+# %% ../../nbs/core/backtest.ipynb #a3692555
+def _found(stated: pd.Timestamp | None, splits: TimedSplits) -> tuple[TimedSplits, bool]:
+    "What was known where the backtest decides, and whether a model must be fitted for it. Raises `SplitError`."
     if stated in (None, splits.val_end) and is_known(splits.test, splits.snapshot).all():
-        return Plan(splits)
+        return splits, False
     latest = _latest_date(splits.loans, splits.snapshot)
     if stated is not None and stated > latest:
         raise SplitError(
             f"the loans of the {TESTED} months from then on have not all passed their term at the snapshot "
             f"{splits.snapshot:%Y-%m}; the latest date is {latest:%Y-%m}"
         )
-    return _plan_at(stated or latest, splits)
+    return _split_at(stated or latest, splits), True
 
-# %% ../../nbs/core/backtest.ipynb #da8c1cc7
-_PART = 50_000  # loans whose curves are in memory at once
+# %% ../../nbs/core/backtest.ipynb #f2294226
+def plan_backtest(
+    as_of: str,  # the setting `backtest_as_of`: `auto`, `off` or a date
+    splits,  # of the run: a `TimedSplits`, or a `clean.Splits`, which has no backtest
+    payments: pd.DataFrame | None,  # as `payments.payments_of` gives it
+) -> Plan:
+    "Where the backtest decides. Raises `BacktestError` where a date was set and it is not possible."
+    if as_of == "off":
+        return Plan(None, why="backtest_as_of = off")
+    stated = None if as_of == "auto" else pd.Timestamp(as_of).to_period("M").start_time
+    try:
+        if not isinstance(splits, TimedSplits):
+            raise PaymentsError("the target is the final status, which does not tell when loans ended")
+        check_payments(payments)
+        known, own_fit = _found(stated, splits)
+        _check_known(known.test, payments)
+        return Plan(known, own_fit)
+    except (PaymentsError, SplitError) as error:
+        if stated is not None:
+            raise BacktestError(f"backtest_as_of = {as_of}: {error}") from error
+        return Plan(None, why=f"not yet known: {error}")
+
+# %% ../../nbs/core/backtest.ipynb #eff34678
+def policies_as_of(
+    settings: Settings,  # parameters of all policies
+    splits: TimedSplits,  # what was known
+    pipeline: Pipeline,  # fitted on it
+    assumptions: Assumptions,  # of cash flows
+) -> dict[str, dict]:  # by name, as `policy.policy_table` gives them
+    "All policies as tables."
+    latest = shown_pd(pipeline.predict_proba(splits.recent)[:, 1])
+    each = {name: dataclasses.replace(settings, policy=name) for name in (*PD_POLICIES, *MONEY_POLICIES)}
+    return {name: policy_table(own, float(pipeline[-1].threshold_), latest, assumptions) for name, own in each.items()}
+
+# %% ../../nbs/core/backtest.ipynb #ec7030b4
 ALL = "approve all"
 
 
@@ -168,6 +182,9 @@ class Backtest:
         "What each loan earned once the funding was paid: net present value at the funding cost, shape (n,), USD."
         return self.realised.value(self.funding_cost)
 
+# %% ../../nbs/core/backtest.ipynb #dfa989fa
+_PART = 50_000  # loans whose curves are in memory at once
+
 
 def decide_as_of(
     settings: Settings,  # parameters of all policies
@@ -176,36 +193,33 @@ def decide_as_of(
     payments: pd.DataFrame,  # on the index of the cleaned loans
 ) -> Backtest:
     "Let each policy decide about the loans of a plan; a refer band has no say. Raises `PaymentsError`."
-    splits, known = plan.splits, has_money(plan.splits.test, payments)
+    splits = plan.splits
+    assert splits is not None, plan.why
+    known = has_money(splits.test, payments)
     test = splits.test[known]
     money = fit_money(settings, payments, splits)
     assumptions = Assumptions(**money["assumptions"])
-    names = (*PD_POLICIES, *MONEY_POLICIES)
-    latest = shown_pd(pipeline.predict_proba(splits.recent)[:, 1])
-    each = {name: dataclasses.replace(settings, policy=name) for name in names}
-    tables = {name: policy_table(own, float(pipeline[-1].threshold_), latest, assumptions) for name, own in each.items()}
+    tables = policies_as_of(settings, splits, pipeline, assumptions)
     paid = realised(payments.loc[test.index], (test["default"] == 1).to_numpy(), assumptions)
     rate, amount = test["int_rate"].to_numpy(dtype=float), test["loan_amnt"].to_numpy(dtype=float)
     term = parse_term(test["term"].to_numpy())
     pds, expected, gross = (np.empty(len(test)) for _ in range(3))
-    approved = {name: np.zeros(len(test), dtype=bool) for name in names}
+    approved = {name: np.zeros(len(test), dtype=bool) for name in tables}
     for i in range(0, len(test), _PART):
         own = slice(i, i + _PART)
         pds[own] = shown_pd(pipeline.predict_proba(test[own])[:, 1])
         curves = shown_curves(pipeline.predict_cumulative(test[own]), pds[own], term[own])
         offers = amount[own], rate[own], term[own]
-        for name in names:
-            policy = Policy(tables[name])
+        for name, table in tables.items():
+            policy = Policy(table)
             approved[name][own] = policy.approves(policy.figures(pds[own], offers, curves))
         for worth, yearly in ((expected, money["funding_cost"]), (gross, 0.0)):
             worth[own] = net_present_value(paid.lent[own], rate[own], term[own], curves, yearly, assumptions)
     return Backtest(splits, test, int((~known).sum()), plan.own_fit, money, tables, pds, expected, gross, approved, paid)
 
-# %% ../../nbs/core/backtest.ipynb #5d38ede9
+# %% ../../nbs/core/backtest.ipynb #9ba64338
 RESAMPLES = 500
 _BLOCK = 25  # resamples at a time, since reading the values takes longer than drawing
-_LOWEST = -0.9  # annual return that an interval is given for
-_STEP = 1e-4  # of an annual return, for its slope
 
 
 def resampled_sums(
@@ -220,7 +234,7 @@ def resampled_sums(
         sums.append(np.array([np.bincount(rng.integers(n, size=n), minlength=n) for _ in draws], dtype=float) @ values)
     return np.concatenate(sums)
 
-
+# %% ../../nbs/core/backtest.ipynb #bcd5eef0
 def ranked(
     score: np.ndarray,  # shape (n,), the highest first
     seed: int = 0,  # of the order of equal scores
@@ -238,7 +252,7 @@ def top(
     chosen[ranked(score)[:count]] = True
     return chosen
 
-
+# %% ../../nbs/core/backtest.ipynb #30045171
 def rankings(
     backtest: Backtest,
 ) -> dict[str, np.ndarray]:  # by name, shape (n,), the highest are approved first
@@ -251,7 +265,7 @@ def rankings(
         "sub-grade": -np.nan_to_num(grade, nan=99.0),
     }
 
-
+# %% ../../nbs/core/backtest.ipynb #21453b74
 def choices(
     backtest: Backtest,
     policy: str = "f1",  # whose number of approvals the rankings also take
@@ -263,6 +277,50 @@ def choices(
             found[f"{name}, as many as {like}"] = top(scores[name], int(backtest.approved[like].sum()))
     return found
 
+# %% ../../nbs/core/backtest.ipynb #28a83e92
+_LOWEST = -0.9  # annual return that an interval is given for
+_STEP = 1e-4  # of an annual return, for its slope
+
+
+def _figures(backtest: Backtest, chosen: np.ndarray, hurdle: np.ndarray) -> dict:
+    "What a choice of loans was expected to earn and earned; `hurdle` is each loan's value at the hurdle rate."
+    paid, earned, bad = backtest.realised, backtest.earned, (backtest.loans["default"] == 1).to_numpy()
+    return {
+        "loans": int(chosen.sum()),
+        "approval_rate": chosen.mean(),
+        "lent": paid.lent[chosen].sum(),
+        "expected": backtest.expected[chosen].sum(),
+        "profit": earned[chosen].sum(),
+        "gain": 0.0 - earned[~chosen].sum(),
+        "npv": hurdle[chosen].sum(),
+        "annual_return": paid.annual_return(chosen),
+        "bad_rate": bad[chosen].mean() if chosen.any() else np.nan,
+    }
+
+
+def _summands(backtest: Backtest, chosen: np.ndarray, hurdle: np.ndarray, rate: float) -> list[np.ndarray]:
+    "What is summed up in each resample, shape (n,): profit, value at the hurdle, value at the return, and its slope there."
+    paid = backtest.realised
+    at = rate if rate > _LOWEST else 0.0  # the value of next to nothing paid back has no slope there
+    slope = (paid.value(at + _STEP) - paid.value(at - _STEP)) / (2 * _STEP)
+    return [chosen * backtest.earned, chosen * hurdle, chosen * paid.value(at), chosen * slope]
+
+# %% ../../nbs/core/backtest.ipynb #b9eef108
+def _bounds(own: np.ndarray, of_all: np.ndarray, rate: float) -> dict:
+    "95 % intervals from resampled sums: `own` of a choice, shape (resamples, 4); `of_all` the profit of all loans."
+    profit, npv, value, slope = own.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = {
+            "profit": profit,
+            "gain": profit - of_all,
+            "npv": npv,
+            "annual_return": rate - value / slope if rate > _LOWEST else np.nan * value,
+        }
+    bounds = {}
+    for name, values in drawn.items():
+        bounds[f"{name}_lower"], bounds[f"{name}_upper"] = np.quantile(values, (0.025, 0.975))
+    return bounds
+
 
 def policy_results(
     backtest: Backtest,
@@ -273,37 +331,12 @@ def policy_results(
 
     `loans`, `approval_rate`, `lent`; `expected` and `profit` at the funding cost; `gain`, the profit over that of all loans;
     `npv` at the hurdle rate; `annual_return` before funding; `bad_rate`."""
-    paid, earned, bad = backtest.realised, backtest.earned, (backtest.loans["default"] == 1).to_numpy()
-    hurdle = paid.value(backtest.money["hurdle_rate"])
-    rows, columns, own = {}, [], choices(backtest, policy)
-    for name, chosen in own.items():
-        rate = paid.annual_return(chosen)
-        rows[name] = {
-            "loans": int(chosen.sum()),
-            "approval_rate": chosen.mean(),
-            "lent": paid.lent[chosen].sum(),
-            "expected": backtest.expected[chosen].sum(),
-            "profit": earned[chosen].sum(),
-            "gain": 0.0 - earned[~chosen].sum(),
-            "npv": hurdle[chosen].sum(),
-            "annual_return": rate,
-            "bad_rate": bad[chosen].mean() if chosen.any() else np.nan,
-        }
-        at = rate if rate > _LOWEST else 0.0  # the value of next to nothing paid back has no slope there
-        slope = (paid.value(at + _STEP) - paid.value(at - _STEP)) / (2 * _STEP)
-        columns += [chosen * earned, chosen * hurdle, chosen * paid.value(at), chosen * slope]
+    hurdle, own = backtest.realised.value(backtest.money["hurdle_rate"]), choices(backtest, policy)
+    rows = {name: _figures(backtest, chosen, hurdle) for name, chosen in own.items()}
+    columns = [each for name in own for each in _summands(backtest, own[name], hurdle, rows[name]["annual_return"])]
     sums = resampled_sums(np.column_stack(columns), seed=seed).reshape(-1, len(own), 4)
     for place, row in enumerate(rows.values()):
-        profit, npv, value, slope = sums[:, place].T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = {
-                "profit": profit,
-                "gain": profit - sums[:, 0, 0],
-                "npv": npv,
-                "annual_return": row["annual_return"] - value / slope if row["annual_return"] > _LOWEST else np.nan * value,
-            }
-        for name, values in drawn.items():
-            row[f"{name}_lower"], row[f"{name}_upper"] = np.quantile(values, (0.025, 0.975))
+        row |= _bounds(sums[:, place], sums[:, 0, 0], row["annual_return"])
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../../nbs/core/backtest.ipynb #f933a32f
@@ -327,7 +360,7 @@ def _beside(backtest: Backtest, groups: np.ndarray) -> pd.DataFrame:
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
-
+# %% ../../nbs/core/backtest.ipynb #c63cfd5e
 def money_by_decile(
     backtest: Backtest,
 ) -> pd.DataFrame:  # one row a decile: loans, lent, expected, profit (USD), and the last two per 100 USD lent with interval
@@ -336,7 +369,7 @@ def money_by_decile(
     place = np.argsort(np.argsort(-score, kind="stable"), kind="stable")
     return _beside(backtest, 1 + place * 10 // len(score)).rename_axis("decile")
 
-
+# %% ../../nbs/core/backtest.ipynb #d9778e68
 def money_by_term(
     backtest: Backtest,
 ) -> pd.DataFrame:  # as `money_by_decile`, one row a term, and all
@@ -345,7 +378,7 @@ def money_by_term(
     by_term = _beside(backtest, np.char.add(terms.astype(str), " months"))
     return pd.concat([by_term, _beside(backtest, np.full(len(terms), "all"))]).rename_axis("term")
 
-
+# %% ../../nbs/core/backtest.ipynb #439851d2
 def approval_curves(
     backtest: Backtest,
     points: int = 100,
@@ -358,7 +391,7 @@ def approval_curves(
         curves[name] = np.concatenate([[0.0], np.cumsum(earned[ranked(score)])])[counts]
     return pd.DataFrame(curves, index=pd.Index(counts / n, name="approval_rate"))
 
-
+# %% ../../nbs/core/backtest.ipynb #4710de49
 def backtest_tables(
     backtest: Backtest,
     policy: str = "f1",  # of the settings

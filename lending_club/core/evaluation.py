@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ended_parts', 'charge_off_timing', 'TestScores', 'term_names', 'score_timed', 'compare_timed', 'Observed',
-           'observed_test', 'compare_timed_by_term', 'timed_tables', 'timed_figures']
+           'observed_test', 'compare_timed_by_term', 'headline_tables', 'timed_tables', 'timed_figures']
 
 # %% ../../nbs/core/evaluation.ipynb #ae22654d
 import numpy as np
@@ -49,7 +49,7 @@ def ended_parts(
         parts[name] = own.assign(default=own["default"].astype("int8"))
     return SimpleNamespace(**parts, calibration=splits.recent.drop(columns=["default", "end_month"]), test=splits.test)
 
-
+# %% ../../nbs/core/evaluation.ipynb #d4bcf551
 def charge_off_timing(
     splits: TimedSplits,
 ) -> dict[int, np.ndarray]:  # term to shape (60,), from 0 to 1
@@ -71,6 +71,12 @@ class TestScores:
     threshold: float
     curve: np.ndarray | None = None  # shape (n, 60), cumulative PD by month on book; None with a final status
 
+    @property
+    def timed(self) -> np.ndarray:
+        "The curve, where the target is time to event."
+        assert self.curve is not None, "with a final status there is no curve"
+        return self.curve
+
 
 def term_names(
     loans: pd.DataFrame,
@@ -78,7 +84,7 @@ def term_names(
     "What tables call the loans' terms."
     return loans["term"].map(fold_spaces, na_action="ignore").fillna("missing")
 
-
+# %% ../../nbs/core/evaluation.ipynb #22d9b227
 def score_timed(
     splits: TimedSplits,
     pipeline: Pipeline,  # a `LoanPipeline`, fitted
@@ -94,18 +100,18 @@ def score_timed(
         scored[f"{name}, ended loans"] = TestScores(p_test, threshold, p_test[:, None] * shares)
     return scored
 
-
+# %% ../../nbs/core/evaluation.ipynb #25a8c551
 def compare_timed(
     splits: TimedSplits,
     scored: dict[str, TestScores],  # as `score_timed` gives it
-    horizon=None,  # months on book, or `horizons.TERM`; None: the split's
+    horizon: int | str | None = None,  # months on book, or `horizons.TERM`; None: the split's
 ) -> pd.DataFrame:  # one row a model, metrics on the test loans observed that long
     "All models at one horizon."
     horizon = splits.horizon if horizon is None else horizon
-    rows = {name: evaluate_at(splits.test, splits.snapshot, own.curve, horizon, own.threshold) for name, own in scored.items()}
+    rows = {name: evaluate_at(splits.test, splits.snapshot, own.timed, horizon, own.threshold) for name, own in scored.items()}
     return pd.DataFrame.from_dict(rows, orient="index").drop(columns="biased")
 
-
+# %% ../../nbs/core/evaluation.ipynb #85019886
 @dataclass(frozen=True)
 class Observed:
     "The test loans that have reached the headline horizon, and what had become of them by then."
@@ -113,7 +119,7 @@ class Observed:
     loans: pd.DataFrame
     seen: np.ndarray  # shape (n,), bool: which of the test loans they are
     outcome: np.ndarray  # shape (number of these loans,), 1 charged off by the horizon
-    horizon: object
+    horizon: int | str  # months on book, or `horizons.TERM`
 
 
 def observed_test(
@@ -124,7 +130,7 @@ def observed_test(
     loans = splits.test[seen]
     return Observed(loans, seen, outcome_at(loans, splits.horizon), splits.horizon)
 
-
+# %% ../../nbs/core/evaluation.ipynb #80696031
 def compare_timed_by_term(
     splits: TimedSplits,
     scored: dict[str, TestScores],  # as `score_timed` gives it
@@ -133,13 +139,41 @@ def compare_timed_by_term(
     test = observed_test(splits)
     terms = term_names(test.loans)
     by_model = {
-        name: evaluate_by(test.outcome, pd_at(own.curve[test.seen], test.horizon), terms, own.threshold, own.p[test.seen])
+        name: evaluate_by(test.outcome, pd_at(own.timed[test.seen], test.horizon), terms, own.threshold, own.p[test.seen])
         for name, own in scored.items()
     }
     together = pd.concat(by_model, names=["model", "term"]).swaplevel()
     return together.loc[[(term, name) for term in sorted(terms.unique()) for name in scored]]
 
-# %% ../../nbs/core/evaluation.ipynb #edefc1d0
+# %% ../../nbs/core/evaluation.ipynb #10a64e68
+def _confusion(charged_off: np.ndarray, predicted_bad: np.ndarray) -> pd.DataFrame:
+    "Loans by outcome and decision."
+    found = pd.crosstab(
+        np.where(charged_off, "charged off", "not charged off"), np.where(predicted_bad, "predicted bad", "predicted good")
+    )
+    return found.reindex(index=["not charged off", "charged off"], columns=["predicted good", "predicted bad"], fill_value=0)
+
+
+def headline_tables(
+    splits: TimedSplits,
+    network: TestScores,
+) -> dict[str, pd.DataFrame]:  # `by_term`, `by_grade`, `by_vintage`, `deciles`, `thresholds`, `confusion`
+    "The network at the headline horizon, on the loans that have reached it."
+    test = observed_test(splits)
+    p, decided_by = pd_at(network.timed[test.seen], test.horizon), network.p[test.seen]
+    groups = {
+        "by_term": term_names(test.loans),
+        "by_grade": test.loans["grade"].fillna("missing"),
+        "by_vintage": quarters(test.loans),
+    }
+    tables = {n: evaluate_by(test.outcome, p, group, network.threshold, decided_by) for n, group in groups.items()}
+    return tables | {
+        "deciles": decile_table(test.outcome, p),
+        "thresholds": threshold_curve(test.outcome, decided_by),
+        "confusion": _confusion(test.outcome == 1, decided_by >= network.threshold),
+    }
+
+# %% ../../nbs/core/evaluation.ipynb #e06d6022
 def timed_tables(
     splits: TimedSplits,
     scored: dict[str, TestScores],  # as `score_timed` gives it
@@ -148,32 +182,21 @@ def timed_tables(
 
     `horizons`; at the headline horizon `by_term`, `by_grade`, `by_vintage`, `deciles`, `thresholds`, `confusion`; and
     `vintage_curves`, `term_curves`, `observed_expected` by vintage, `auc_by_month` of all models."""
-    network, test, at = scored["network"], observed_test(splits), splits.snapshot
-    p, decided_by = pd_at(network.curve[test.seen], test.horizon), network.p[test.seen]
-    groups = {
-        "by_term": term_names(test.loans),
-        "by_grade": test.loans["grade"].fillna("missing"),
-        "by_vintage": quarters(test.loans),
-    }
-    tables = {"horizons": evaluate_horizons(splits.test, at, network.curve, network.threshold)}
-    tables |= {n: evaluate_by(test.outcome, p, group, network.threshold, decided_by) for n, group in groups.items()}
-    predicted = np.where(decided_by >= network.threshold, "predicted bad", "predicted good")
-    confusion = pd.crosstab(np.where(test.outcome == 1, "charged off", "not charged off"), predicted)
-    confusion = confusion.reindex(
-        index=["not charged off", "charged off"], columns=["predicted good", "predicted bad"], fill_value=0
+    network, test, at = scored["network"], splits.test, splits.snapshot
+    by_month = {name: auc_by_month(test, at, own.timed) for name, own in scored.items()}
+    horizons = {"horizons": evaluate_horizons(test, at, network.timed, network.threshold)}
+    return (
+        horizons
+        | headline_tables(splits, network)
+        | {
+            "vintage_curves": vintage_curves(test, at, network.timed, quarters(test)),
+            "term_curves": vintage_curves(test, at, network.timed, term_names(test)),
+            "observed_expected": observed_expected(test, at, network.timed, quarters(test)),
+            "auc_by_month": pd.concat(by_month, names=["model", "month"]),
+        }
     )
-    by_month = {name: auc_by_month(splits.test, at, own.curve) for name, own in scored.items()}
-    return tables | {
-        "deciles": decile_table(test.outcome, p),
-        "thresholds": threshold_curve(test.outcome, decided_by),
-        "confusion": confusion,
-        "vintage_curves": vintage_curves(splits.test, at, network.curve, quarters(splits.test)),
-        "term_curves": vintage_curves(splits.test, at, network.curve, term_names(splits.test)),
-        "observed_expected": observed_expected(splits.test, at, network.curve, quarters(splits.test)),
-        "auc_by_month": pd.concat(by_month, names=["model", "month"]),
-    }
 
-
+# %% ../../nbs/core/evaluation.ipynb #6f4d4187
 def timed_figures(
     splits: TimedSplits,
     network: TestScores,
@@ -181,7 +204,7 @@ def timed_figures(
 ) -> dict:  # file name to figure
     "The pictures of the evaluation."
     test = observed_test(splits)
-    p, decided_by = pd_at(network.curve[test.seen], test.horizon), network.p[test.seen]
+    p, decided_by = pd_at(network.timed[test.seen], test.horizon), network.p[test.seen]
     title = f"{len(test.loans):,} test loans issued from {splits.val_end:%Y-%m} on; horizon: {horizon_name(test.horizon)}"
     groups = {name.removeprefix("by_"): table for name, table in tables.items() if name.startswith("by_")}
     models = tables["auc_by_month"].index.get_level_values("model").unique()

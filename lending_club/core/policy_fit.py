@@ -30,7 +30,7 @@ def fit_money(
     own = {"funding_cost": settings.funding_cost, "hurdle_rate": settings.hurdle_rate, "recoveries": found}
     return {"assumptions": asdict(assumptions)} | own
 
-
+# %% ../../nbs/core/policy_fit.ipynb #7ad3e9f1
 def fit_policy(
     settings: Settings,  # the policy
     payments: pd.DataFrame | None,  # as for `fit_money`

@@ -60,7 +60,7 @@ def fold_of(
         result[own] = fold
     return result
 
-
+# %% ../../nbs/core/refer_band.ipynb #db475bf7
 def _matrices(splits: TimedSplits, fitted: Pipeline) -> tuple[np.ndarray, np.ndarray]:
     "The known loans as a fit sees them, and as a version scores them: missing fields may count cautiously there."
     features = fitted["features"].transform(splits.known)
@@ -76,7 +76,7 @@ def _refitted(fitted: Pipeline, X: np.ndarray, y: np.ndarray):
         other.net.set_params(callbacks__progress=None)
     return other.refit(X, y, epochs=average.epochs_used_)
 
-
+# %% ../../nbs/core/refer_band.ipynb #aa2c5475
 def out_of_fold_pds(
     splits: TimedSplits,
     fitted: Pipeline,  # preprocessing and a `HazardAverage`, or a `LoanPipeline` that was assembled from them
@@ -95,14 +95,14 @@ def out_of_fold_pds(
         table.loc[own, "p12"] = pd_at(net.predict_cumulative(X_scored[place_of_own])[:, :, 0], HORIZON)
     return table
 
-# %% ../../nbs/core/refer_band.ipynb #c7d3d651
+# %% ../../nbs/core/refer_band.ipynb #ddbac1c6
 SETS = ("good", "bad", "both", "none")
 
 
 def _set_names(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return np.select([good & bad, good, bad], ["both", "good", "bad"], "none")
 
-
+# %% ../../nbs/core/refer_band.ipynb #a115b672
 def _with_interval(name: str, count: pd.Series, loans: pd.Series) -> dict:
     "A share and its bounds; NaN without loans."
     n = loans.where(loans > 0)
@@ -117,30 +117,46 @@ def _by_group(counts: pd.DataFrame, level: float) -> pd.DataFrame:
     sets = {name: counts[name] / n.where(n > 0) for name in SETS}
     return pd.DataFrame({"loans": n, "charge_offs": counts["charge_offs"], "level": level} | shares | sets)
 
-
-def _report(loans: pd.DataFrame, bad: np.ndarray, p12: np.ndarray, table: dict) -> dict[str, pd.DataFrame]:
-    bad = np.asarray(bad).astype(bool)
+# %% ../../nbs/core/refer_band.ipynb #de4a03e8
+def _facts(bad: np.ndarray, p12: np.ndarray, table: dict) -> pd.DataFrame:
+    "0 or 1 for each loan: charge_offs, covered, and each of `SETS`; loans is always 1."
     in_good, in_bad = prediction_sets(p12, table)
     name = _set_names(in_good, in_bad)
     facts = {"loans": 1, "charge_offs": bad, "covered": np.where(bad, in_bad, in_good)} | {one: name == one for one in SETS}
-    facts = pd.DataFrame(facts, index=loans.index).astype(int)
-    outcome = np.where(bad, "charged off", "not charged off")
-    groups = {
+    return pd.DataFrame(facts).astype(int)
+
+
+_WHOLE = {"overall": ["all"], "by_outcome": ["not charged off", "charged off"]}  # groups that are always shown
+
+
+def _groupings(loans: pd.DataFrame, bad: np.ndarray) -> dict[str, pd.Series]:
+    "The group of each loan, by grouping."
+    return {
         "overall": pd.Series("all", loans.index),
-        "by_outcome": pd.Series(outcome, loans.index),
+        "by_outcome": pd.Series(np.where(bad, "charged off", "not charged off"), loans.index),
         "by_term": loans["term"].map(fold_spaces, na_action="ignore").fillna("missing"),
         "by_grade": loans["grade"].fillna("missing"),
-        "by_set": pd.Series(name, loans.index),
     }
-    whole = {"overall": ["all"], "by_outcome": ["not charged off", "charged off"], "by_set": list(SETS)}
-    counts = {one: facts.groupby(by.astype(object).to_numpy()).sum() for one, by in groups.items()}
-    counts = {one: own.reindex(whole.get(one, own.index), fill_value=0).rename_axis(one) for one, own in counts.items()}
-    sets = counts.pop("by_set")
+
+
+def _by_set(facts: pd.DataFrame) -> pd.DataFrame:
+    "Share of the loans and bad rate of each set."
+    counts = [facts.loc[facts[one] == 1, ["loans", "charge_offs"]].sum() for one in SETS]
+    sets = pd.DataFrame(counts, index=pd.Index(SETS, name="by_set"))
     rates = _with_interval("bad_rate", sets["charge_offs"], sets["loans"])
-    by_set = sets[["loans", "charge_offs"]].assign(share=sets["loans"] / max(len(loans), 1), **rates)
-    return {one: _by_group(own, table["level"]) for one, own in counts.items()} | {"by_set": by_set}
+    return sets.assign(share=sets["loans"] / max(len(facts), 1), **rates)
 
 
+def _report(loans: pd.DataFrame, bad: np.ndarray, p12: np.ndarray, table: dict) -> dict[str, pd.DataFrame]:
+    bad = np.asarray(bad).astype(bool)
+    facts, report = _facts(bad, p12, table), {}
+    for name, by in _groupings(loans, bad).items():
+        counts = facts.groupby(by.astype(object).to_numpy()).sum()
+        counts = counts.reindex(_WHOLE.get(name, counts.index), fill_value=0).rename_axis(name)
+        report[name] = _by_group(counts, table["level"])
+    return report | {"by_set": _by_set(facts)}
+
+# %% ../../nbs/core/refer_band.ipynb #5e44e42b
 def band_report(
     loans: pd.DataFrame,  # cleaned test loans
     snapshot,  # month at which the file of loans was made
@@ -154,10 +170,7 @@ def band_report(
     seen = is_observed(loans, snapshot, HORIZON)
     return _report(loans[seen], outcome_at(loans, HORIZON)[seen], p12[seen], table)
 
-# %% ../../nbs/core/refer_band.ipynb #f5d087ea
-_TITLES = {"overall": "all", "by_outcome": "outcome", "by_term": "term", "by_grade": "grade"}
-
-
+# %% ../../nbs/core/refer_band.ipynb #780df220
 def _draw_coverage(axis, own: pd.DataFrame, level: float):
     place, value = np.arange(len(own)), 100 * own["coverage"]
     error = [(value - 100 * own["coverage_lower"]).clip(0), (100 * own["coverage_upper"] - value).clip(0)]
@@ -171,6 +184,16 @@ def _draw_referred(axis, own: pd.DataFrame):
     axis.bar(place, 100 * own["both"], color=MUTED, label="referred: both outcomes in the set")
     axis.bar(place, 100 * own["none"], bottom=100 * own["both"], color=ACCENT, alpha=0.6, label="referred: none")
     axis.errorbar(place, value, yerr=error, fmt="none", ecolor=INK)
+
+
+def _legend(figure, axes):
+    "One legend of all panels, each name once."
+    drawn = [axis.get_legend_handles_labels() for column in axes.T for axis in column]
+    named = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3)
+
+# %% ../../nbs/core/refer_band.ipynb #54f66960
+_TITLES = {"overall": "all", "by_outcome": "outcome", "by_term": "term", "by_grade": "grade"}
 
 
 def plot_refer_band(
@@ -199,9 +222,7 @@ def plot_refer_band(
     top = max([100 * own["referred_upper"].max() for own in tables.values() if len(own)], default=100.0)
     axes[0][0].set(ylim=(-4, 104), ylabel="outcome in its set (%),\n95 % interval")
     axes[1][0].set(ylim=(0, min(104, max(1.15 * top, 1))), ylabel="referred (%),\n95 % interval")
-    drawn = [axis.get_legend_handles_labels() for column in axes.T for axis in column]
-    named = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3)
+    _legend(figure, axes)
     figure.suptitle(title)
     return figure
 

@@ -104,7 +104,7 @@ def reconstruct(
     end = np.where(bad == 1, charge_off_month(last, at), np.where(bad == 0, last, np.nan))
     return Endings(issued, np.minimum(np.maximum(end, issued + 1), at), bad, impossible, at)
 
-
+# %% ../../nbs/core/timeline.ipynb #119c8664
 def describe_impossible(
     raw: pd.DataFrame,  # raw loans
     impossible: np.ndarray,  # shape (n,), bool, such as `Endings.impossible`
@@ -152,12 +152,12 @@ def _numbers(dates: pd.Series) -> np.ndarray:
     "Dates as months since year 0, NaN where missing."
     return (dates.dt.year * 12 + dates.dt.month - 1).to_numpy(dtype=float)
 
-
+# %% ../../nbs/core/timeline.ipynb #6ea7773b
 def known_age(issued: np.ndarray, day: int) -> np.ndarray:
     "Months on book that are over at the beginning of month `day`, shape (n,); 0 for loans issued later."
     return np.maximum(day - 1 - issued, 0)
 
-
+# %% ../../nbs/core/timeline.ipynb #3436de27
 def is_matured(bad: np.ndarray, end: np.ndarray, term: np.ndarray) -> np.ndarray:
     "Whether loans were paid at maturity, shape (n,); `end` in months on book."
     return (bad == 0) & (end >= term - 1)
@@ -167,7 +167,7 @@ def is_over(month: np.ndarray, at_the_end: np.ndarray, term: np.ndarray, age: np
     "Whether a month on book, from 1 on, is over at an age, shape (n,); the term's last month lasts until arrears have ended."
     return np.where(at_the_end, age >= term + AFTER_TERM, month <= age)
 
-
+# %% ../../nbs/core/timeline.ipynb #0d832e6b
 def state_at(
     bad: np.ndarray,  # shape (n,), 1 charged off, 0 paid, NaN running at the snapshot
     end: np.ndarray,  # shape (n,), months on book at the end, NaN while running
@@ -187,7 +187,7 @@ def state_at(
     survived = np.where(ended, np.where(matured, term, month - 1), not_over)
     return survived.astype(int), event.astype(int)
 
-
+# %% ../../nbs/core/timeline.ipynb #9d031293
 def exposure(
     loans: pd.DataFrame,  # cleaned loans with `issue_month`, `end_month`, `default`, `term`
     until,  # a date: what happened before it is known
@@ -225,7 +225,7 @@ def life_table(
     columns = {"at_risk": at_risk, "charge_offs": ended[0], "payoffs": ended[1], "charge_off": hazards[0], "payoff": hazards[1]}
     return pd.DataFrame(columns, index=pd.RangeIndex(1, months + 1, name="month_on_book"))
 
-
+# %% ../../nbs/core/timeline.ipynb #fc5ba772
 def cumulative_incidence(
     charge_off: np.ndarray,  # shape (..., months), hazard of each month on book
     payoff: np.ndarray,  # the same
