@@ -9,13 +9,12 @@ __all__ = ['INK', 'ACCENT', 'MUTED', 'STYLE', 'use_style', 'say_empty', 'plot_ev
 # %% ../../nbs/core/plots.ipynb #275c2493
 import numpy as np
 import pandas as pd
-from typing import Any
 from sklearn.metrics import roc_auc_score, roc_curve
 from .metrics import check_loans, calibration_bins, decile_table, evaluate, threshold_curve, wilson_interval
 
 # %% ../../nbs/core/plots.ipynb #d6cebd89
 INK, ACCENT, MUTED = "#4878a8", "#c44e52", "#b8c4d0"
-STYLE: dict[str, Any] = {
+STYLE = {
     "figure.dpi": 90,
     "figure.constrained_layout.use": True,
     "axes.spines.top": False,
@@ -32,7 +31,7 @@ def use_style():
     "One look for every picture of the project, and pictures of a moderate size in notebooks."
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # outside of notebooks
