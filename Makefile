@@ -3,6 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -rs --durations=20
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The tests run in several processes: more threads in each would only wait for each other.
+test test-slow: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-slow test-stack lint promote serve lab mlflow readme export up down logs backup restore
@@ -31,15 +37,15 @@ run: $(STAMP)  ## raw loans to a registered candidate; the first one is promoted
 	@echo '  make lab                                            the notebooks in JupyterLab'
 	@echo '  make promote                                        make the latest candidate the champion'
 
-test: $(STAMP)  ## every notebook and every test but the slow ones
-	$(BIN)/nbdev_test --do-print
-	$(BIN)/python -m pytest -rs -n 2 --dist loadfile -m 'not slow and not stack'
+test: $(STAMP)  ## every notebook and every test but the slow ones; COVERAGE=1 for what the tests cover
+	$(BIN)/nbdev_test --do-print --timing
+	$(PYTEST) $(PARALLEL) $(if $(COVERAGE),--cov) -m 'not slow and not stack'
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -rs -n 2 --dist loadfile -m 'slow'
+	$(PYTEST) $(PARALLEL) -m 'slow'
 
 test-stack: $(STAMP)  ## the stack built, used, broken and restored, where a container engine answers
-	$(BIN)/python -m pytest -rs -m stack -s
+	$(PYTEST) -m stack -s
 
 lint: $(STAMP)  ## rules, format and types of notebooks and code
 	$(BIN)/ruff check .

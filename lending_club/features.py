@@ -41,7 +41,7 @@ def bad_rate_by_fifth(
     fifth = pd.qcut(feature, 5, duplicates="drop")
     return bad.groupby(fifth.to_numpy(), observed=True).mean()
 
-
+# %% ../nbs/02_features.ipynb #a4eb93ae
 def plot_fifths(
     features: pd.DataFrame,  # as `FeatureBuilder` gives them
     bad: pd.Series,  # shape (n,), 1 bad, 0 good

@@ -27,37 +27,40 @@ def same_test_loans(
         return "unknown"
     return "yes" if loans[0] == loans[1] else "no"
 
-
+# %% ../nbs/05_promote.ipynb #cb6b9e6c
 # what a version is, and what one of an earlier release is that does not say so
 _KINDS = {"target": "unknown", "horizon": "unknown", "inputs": "all", "policy": "f1"}
+_TEXTS = ("data_hash", "test_loans", "commit", "package_version")
 
 
+def _facts(
+    version,  # a `ModelVersion`, or None
+) -> dict:  # name to value; metrics as numbers
+    "What a version says of itself; nothing where there is none."
+    if version is None:
+        return {}
+    numbers = [name for name in version.tags if name.startswith("test_") and name not in _TEXTS]
+    metrics = {name.removeprefix("test_"): float(version.tags[name]) for name in numbers}
+    plain = {name: version.tags.get(name, "unknown")[:12] for name in _TEXTS}
+    kind = {name: version.tags.get(name, otherwise) for name, otherwise in _KINDS.items()}
+    created = pd.to_datetime(version.creation_timestamp, unit="ms").strftime("%Y-%m-%d %H:%M")
+    threshold = {"threshold": float(version.tags["threshold"])} if "threshold" in version.tags else {}
+    return {"version": str(version.version), "registered (UTC)": created, **kind, **metrics, **threshold, **plain}
+
+# %% ../nbs/05_promote.ipynb #a2d4cfdf
 def compare_versions(
     candidate,  # a `ModelVersion`, or None
     champion,  # a `ModelVersion`, or None
 ) -> pd.DataFrame:  # one row a fact, columns `candidate` and `champion`
     "What two versions say of themselves, and whether their metrics were measured on the same test loans."
-
-    def facts(version):
-        if version is None:
-            return {}
-        texts = ("data_hash", "test_loans", "commit", "package_version")
-        numbers = [name for name in version.tags if name.startswith("test_") and name not in texts]
-        metrics = {name.removeprefix("test_"): float(version.tags[name]) for name in numbers}
-        plain = {name: version.tags.get(name, "unknown")[:12] for name in texts}
-        kind = {name: version.tags.get(name, otherwise) for name, otherwise in _KINDS.items()}
-        created = pd.to_datetime(version.creation_timestamp, unit="ms").strftime("%Y-%m-%d %H:%M")
-        threshold = {"threshold": float(version.tags["threshold"])} if "threshold" in version.tags else {}
-        return {"version": str(version.version), "registered (UTC)": created, **kind, **metrics, **threshold, **plain}
-
-    table = pd.DataFrame({"candidate": facts(candidate), "champion": facts(champion)}, dtype=object)
-    order = [*facts(candidate), *(k for k in facts(champion) if k not in facts(candidate))]
-    table = table.reindex(order)
+    own, other = _facts(candidate), _facts(champion)
+    table = pd.DataFrame({"candidate": own, "champion": other}, dtype=object)
+    table = table.reindex([*own, *(name for name in other if name not in own)])
     if candidate is not None and champion is not None:
         table.loc["same test loans"] = same_test_loans(candidate, champion)
     return table
 
-
+# %% ../nbs/05_promote.ipynb #cc4fe840
 def format_comparison(
     table: pd.DataFrame,  # as `compare_versions` gives it
 ) -> pd.DataFrame:  # the same as text
@@ -79,7 +82,7 @@ class Promotion:
     previous: str | None  # the champion before, None if there was none
     comparison: pd.DataFrame  # candidate and champion side by side, before the promotion
 
-
+# %% ../nbs/05_promote.ipynb #23e1f875
 def promote(
     settings: Settings,
 ) -> Promotion:

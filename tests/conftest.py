@@ -1,6 +1,9 @@
 """What the tests share: a project folder of their own, the command line, and the real loans where they are."""
 
+import atexit
+import json
 import os
+import pickle
 import pwd
 import shutil
 import signal
@@ -8,19 +11,37 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
+from lending_club.core.files import file_digest
+from lending_club.core.registry import connect, download_version
+from lending_club.core.relocate import relocate
 from lending_club.core.settings import Settings, load_settings
+from lending_club.core.tracking import experiment_id
+
+if TYPE_CHECKING:
+    from lending_club.train import Trained
 
 REPO = Path(__file__).resolve().parent.parent
 COMMAND = Path(sys.executable).with_name("lending-club")
-SMALL = "sample_rows = 5000\nepochs = 3\npoll_interval = 0.3\n"
+SMALL = "sample_rows = 5000\nepochs = 5\npoll_interval = 0.3\n"
+
+
+LONGEST = ("test_cli.py", "test_api.py", "test_runs.py", "test_champion.py", "test_incomplete.py", "test_openapi.py")
+
+
+def pytest_collection_modifyitems(items):
+    "Start with the longest files, so that no worker is left alone with one of them at the end."
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def clean_environment(**extra) -> dict:
@@ -29,10 +50,12 @@ def clean_environment(**extra) -> dict:
     return {k: v for k, v in os.environ.items() if k not in ours} | extra
 
 
-@pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch):
-    for name in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(name)
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_from_outside():
+    with pytest.MonkeyPatch.context() as environment:
+        for name in set(os.environ) - set(clean_environment()):
+            environment.delenv(name)
+        yield
 
 
 def make_project(folder: Path, settings: str = SMALL) -> Path:
@@ -55,9 +78,117 @@ def settings(project) -> Settings:
     return load_settings()
 
 
+# --- two versions for all tests
+
+
+@dataclass(frozen=True)
+class Stock:
+    "A project with two versions of different seeds, trained once for all tests of all workers; nobody writes to it."
+
+    project: Path
+    files: tuple[Path, Path]  # folders of what the service reads of each version
+    first: "Trained"
+    second: "Trained"
+
+    def copy_to(self, folder: Path) -> Settings:
+        "The settings of a project of one's own with both versions, the first of which is the candidate."
+        settings = load_settings(shutil.copytree(self.project, folder, symlinks=True))
+        relocate(settings)
+        offer(settings, self.first.version)
+        return settings
+
+
+def offer(settings: Settings, version: str):
+    "Make a version the candidate, as its training does."
+    connect(settings).set_registered_model_alias(settings.registered_model_name, settings.candidate_alias, version)
+
+
+def register_files(settings: Settings, folder: Path) -> str:
+    "Register the files in `folder` as a version without a Pipeline, which takes a second; returns its number."
+    from mlflow.exceptions import MlflowException
+
+    client = connect(settings)
+    run = client.create_run(experiment_id(settings, client))
+    client.log_artifacts(run.info.run_id, str(folder), "model/extra_files")
+    with suppress(MlflowException):  # it is there already
+        client.create_registered_model(settings.registered_model_name)
+    tags = {f"sha256.{path.name}": file_digest(path) for path in folder.iterdir()}
+    source = f"{run.info.artifact_uri}/model"
+    return client.create_model_version(settings.registered_model_name, source, run.info.run_id, tags).version
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory) -> Stock:
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    project, kept = shared / "stock" / "project", shared / "stock" / "trained.pickle"
+    with FileLock(shared / "stock.lock"):
+        if not kept.is_file():
+            from lending_club.train import train
+
+            shutil.rmtree(project.parent, ignore_errors=True)
+            settings = load_settings(make_project(project))
+            trained = [train(settings), train(replace(settings, seed=1))]
+            client, folders = connect(settings), [project.parent / f"version {each.version}" for each in trained]
+            for each, folder in zip(trained, folders, strict=True):
+                download_version(settings, client, each.version, folder, "extra_files")
+            kept.write_bytes(pickle.dumps(trained))
+    trained = pickle.loads(kept.read_bytes())
+    return Stock(project, tuple(project.parent / f"version {each.version}" / "extra_files" for each in trained), *trained)
+
+
+@pytest.fixture
+def stocked(stock, tmp_path, monkeypatch) -> Settings:
+    "Settings of a copy of the stock, which is also the working directory."
+    settings = stock.copy_to(tmp_path / "project")
+    monkeypatch.chdir(settings.root)
+    return settings
+
+
+# --- commands and services
+
+
+class WarmCommands:
+    "Runs the command line by forks of a process that has imported the package already, which saves seconds a command."
+
+    def __init__(self):
+        self.server, self.turn = None, threading.Lock()
+
+    def start(self):
+        environment = clean_environment(OMP_NUM_THREADS="1")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        self.server = subprocess.Popen([sys.executable, REPO / "tests" / "warm.py"], env=environment, cwd=REPO, **pipes)
+        atexit.register(self.end)
+
+    def end(self):
+        self.server.stdin.close()
+        self.server.wait(20)
+
+    def run(self, words: list[str], cwd, timeout: float, environment: dict) -> subprocess.CompletedProcess:
+        with self.turn, tempfile.TemporaryDirectory(prefix="lending-club-said-") as folder:
+            if self.server is None:
+                self.start()
+            streams = {name: str(Path(folder, name)) for name in ("stdout", "stderr")}
+            command = {"words": words, "cwd": str(cwd), "environment": environment, **streams}
+            self.server.stdin.write(json.dumps(command) + "\n")
+            late = threading.Timer(timeout, os.kill, [int(self.server.stdout.readline()), signal.SIGKILL])
+            late.start()
+            code = int(self.server.stdout.readline())
+            late.cancel()
+            said = {name: Path(path).read_text() for name, path in streams.items()}
+        assert code != -signal.SIGKILL, f"{' '.join(words)} did not end within {timeout} s: {said}"
+        return subprocess.CompletedProcess(words, code, **said)
+
+
+WARM = WarmCommands()
+
+
 def lending_club(*words, cwd, timeout=900, through=(), **environment):
     "Run the command line, through a command that starts others if one is given; returns the completed process."
     command, environment = [*through, COMMAND, *map(str, words)], clean_environment(**environment)
+    if not through:
+        return WARM.run(list(map(str, command)), cwd, timeout, environment)
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 

@@ -12,32 +12,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import COMMAND, answers, free_port, lending_club, make_project, process, wait_until, without_pd
+from conftest import COMMAND, answers, free_port, lending_club, process, wait_until, without_pd
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
 
 from lending_club.core.applications import as_applications
 from lending_club.core.registry import connect, download_version
 from lending_club.core.schema import BY_NAME, EXAMPLE_APPLICATION
-from lending_club.core.settings import load_settings
 from lending_club.promote import promote
 from lending_club.serving.app import create_app
 from lending_club.serving.observability import BatchHistogram
 from lending_club.serving.scorer import Scorer
 from lending_club.serving.webhook import sign_webhook
-from lending_club.train import train
 
 BODY = json.dumps(EXAMPLE_APPLICATION).encode()
 SMALLEST = {"loan_amnt": 5000, "term": "36 months", "annual_inc": 50_000}
 
 
 @pytest.fixture(scope="module")
-def champion(tmp_path_factory):
+def champion(stock, tmp_path_factory):
     "A project with a champion; settings and what was trained."
-    settings = load_settings(make_project(tmp_path_factory.mktemp("api") / "project"))
-    trained = train(settings)
+    settings = stock.copy_to(tmp_path_factory.mktemp("api") / "project")
     promote(settings)
-    return settings, trained
+    return settings, stock.first
 
 
 @pytest.fixture(scope="module")
@@ -547,9 +544,9 @@ def test_workers_count_together(champion, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_promotions_under_load_mix_nothing(champion, tmp_path):
+def test_ten_promotions_under_load_mix_nothing(champion, stock, tmp_path):
     settings, first = champion
-    second = train(replace(settings, seed=1))
+    second = stock.second
     registry, scorers = connect(settings), {}
     for version in (first.version, second.version):
         files = download_version(settings, registry, version, str(tmp_path / version), "extra_files")

@@ -19,25 +19,24 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from conftest import answers, clean_environment, free_port, make_project, service, wait_until
+from conftest import answers, clean_environment, free_port, make_project, register_files, service, wait_until
 from test_service import get, predict
 
 from lending_club.core import features
 from lending_club.core.bundle import write_bundle
-from lending_club.core.compile import compile_pipeline, write_graph
-from lending_club.core.compiled import CompiledModel
+from lending_club.core.compile import compile_pipeline
 from lending_club.core.encoding import feature_code
 from lending_club.core.examples import example_answers
 from lending_club.core.files import file_digest
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.preprocess import application_frame
-from lending_club.core.registry import connect, download_version
+from lending_club.core.registry import connect
 from lending_club.core.schema import EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION, pipeline_columns
 from lending_club.core.settings import load_settings
 from lending_club.serving.champion import ChampionPoller, cache_path, read_cache, write_cache
 from lending_club.serving.scorer import Scorer, read_files
 from lending_club.serving.webhook import WebhookError, check_webhook
-from lending_club.train import fit_pipeline, train
+from lending_club.train import fit_pipeline
 
 SERVER_SETTINGS = {
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
@@ -131,34 +130,6 @@ class Wire:
         self.listener.close()
 
 
-def register(settings, folder) -> str:
-    "Register the files in `folder` as a version without a Pipeline, which takes a second; returns its number."
-    client = connect(settings)
-    run = client.create_run(client.get_experiment_by_name(settings.experiment).experiment_id)
-    client.log_artifacts(run.info.run_id, str(folder), "model/extra_files")
-    tags = {f"sha256.{path.name}": file_digest(path) for path in folder.iterdir()}
-    source = f"{run.info.artifact_uri}/model"
-    return client.create_model_version(settings.registered_model_name, source, run.info.run_id, tags).version
-
-
-def read_files_of(settings, version) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        return read_files(download_version(settings, connect(settings), version, folder, "extra_files"))
-
-
-def vary(settings, content, trained) -> str:
-    "Register the same network with a higher level and threshold."
-    width = trained.pipeline[:-1].transform(trained.splits.test[:2]).shape[1]
-    graph = write_graph(trained.pipeline[-1].net.scoring_module((1.4, 1.4)), width)
-    card, tables = (json.loads(content[name]) for name in ("card.json", "encoder.json"))
-    tables["threshold"] = card["threshold"] = card["threshold"] + 0.05
-    card["settings"]["seed"] = 1
-    compiled = CompiledModel(tables, graph)
-    with tempfile.TemporaryDirectory() as folder:
-        write_bundle(folder, card, {}, example_answers(compiled), compiled)
-        return register(settings, Path(folder))
-
-
 def widen(settings, splits):
     "Fit and register a network that also reads the borrower's state; its version, Pipeline and card."
     wide = replace(settings, use_addr_state=True)
@@ -169,11 +140,11 @@ def widen(settings, splits):
     compiled = compile_pipeline(pipeline)
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(folder, card, {}, example_answers(compiled), compiled)
-        return SimpleNamespace(version=register(settings, Path(folder)), pipeline=pipeline, card=card)
+        return SimpleNamespace(version=register_files(settings, Path(folder)), pipeline=pipeline, card=card)
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
+def registry(stock, tmp_path_factory):
     "A server, the wire to it, and versions 1, 2 (other numbers) and 3 (which also reads the borrower's state)."
     folder = tmp_path_factory.mktemp("registry")
     server = Server(folder)
@@ -182,12 +153,10 @@ def registry(tmp_path_factory):
     try:
         project = make_project(folder / "project", "sample_rows = 4000\nepochs = 2\npoll_interval = 0.3\nregistry_timeout = 5\n")
         settings = load_settings(project, mlflow_tracking_uri=f"http://127.0.0.1:{wire.port}")
-        trained = train(settings)
-        varied = vary(settings, read_files_of(settings, trained.version), trained)
-        wide = widen(settings, trained.splits)
-        versions = {"first": trained.version, "second": varied, "wider": wide.version}
-        assert list(versions.values()) == ["1", "2", "3"]
-        yield SimpleNamespace(server=server, wire=wire, settings=settings, trained=trained, wide=wide)
+        versions = [register_files(settings, files) for files in stock.files]
+        wide = widen(settings, stock.first.splits)
+        assert [*versions, wide.version] == ["1", "2", "3"]
+        yield SimpleNamespace(server=server, wire=wire, settings=settings, trained=stock.first, wide=wide)
     finally:
         wire.close()
         server.kill()
@@ -286,7 +255,7 @@ def test_version_without_any_compiled_form_is_refused(registry, settings, poller
         away.rename(files)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.pkl").write_bytes(b"whatever")
-        plain = register(settings, Path(folder))
+        plain = register_files(settings, Path(folder))
     point(settings, plain)
     try:
         assert poll(poller) == "refused"
@@ -299,7 +268,7 @@ def test_version_without_any_compiled_form_is_refused(registry, settings, poller
 def golden(settings, release):
     "A version of an earlier release, as champion inside the block; its number."
     files = Path(__file__).parent / "golden" / release
-    version = register(settings, files)
+    version = register_files(settings, files)
     point(settings, version)
     try:
         yield version

@@ -3,12 +3,11 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import clean_environment, make_project
+from conftest import clean_environment, offer
 
 from lending_club.clean import clean_loans, load_clean, temporal_split
 from lending_club.core.applications import as_applications
@@ -17,26 +16,23 @@ from lending_club.core.data import read_loans
 from lending_club.core.examples import example_applications
 from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.preprocess import application_frame
-from lending_club.core.registry import connect, download_version
+from lending_club.core.registry import connect
 from lending_club.core.schema import BY_NAME, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
-from lending_club.core.settings import load_settings, scratch_settings
+from lending_club.core.settings import scratch_settings
 from lending_club.core.timed_splits import TimedSplits
 from lending_club.promote import promote
 from lending_club.serving.champion import ChampionPoller
-from lending_club.serving.scorer import SERVED_FILES, Scorer
-from lending_club.train import fit_pipeline, train
+from lending_club.serving.scorer import Scorer
+from lending_club.serving.version import SERVED_FILES
+from lending_club.train import fit_pipeline
 
 HEAVY = ("torch", "sklearn", "skorch", "skops", "scipy", "pandas", "mlflow")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    "Settings of a project with one trained version, what was trained, and the version's served files."
-    folder = make_project(tmp_path_factory.mktemp("compiled") / "project", "sample_rows = 5000\nepochs = 20\n")
-    settings = load_settings(folder)
-    result = train(settings)
-    files = download_version(settings, connect(settings), result.version, tmp_path_factory.mktemp("files"), "extra_files")
-    return settings, result, files
+def trained(stock, tmp_path_factory):
+    "Settings of a project with a trained version, what was trained, and the version's served files."
+    return stock.copy_to(tmp_path_factory.mktemp("compiled") / "project"), stock.first, stock.files[0]
 
 
 def random_value(column, rng):
@@ -218,11 +214,10 @@ print(json.dumps([poller.health(), sorted({"torch", "skorch", "skops"} & set(sys
 
 
 @pytest.fixture
-def poller(settings):
-    "A poller with a champion, the settings' version 1; a second version is promoted, but its files may be spoilt first."
-    train(settings)
-    promote(settings)
-    poller = ChampionPoller(settings)
+def poller(stocked):
+    "A poller with a champion, version 1; the second version is promoted, but its files may be spoilt first."
+    promote(stocked)
+    poller = ChampionPoller(stocked)
     poller.poll()
     assert poller.scorer is not None, poller.last_error
     return poller
@@ -244,8 +239,9 @@ def refused(poller) -> str:
     return poller.last_error
 
 
-def test_spoilt_champions_are_refused_and_the_old_one_stays(settings, poller):
-    second = train(replace(settings, seed=1)).version
+def test_spoilt_champions_are_refused_and_the_old_one_stays(stocked, stock, poller):
+    settings, second = stocked, stock.second.version
+    offer(settings, second)
     promote(settings)
     files, first_files = served_files(settings, 1), served_files(settings, settings.seed)
     graph, tables = (files / "model.onnx").read_bytes(), (files / "encoder.json").read_bytes()

@@ -282,8 +282,8 @@ def test_a_slow_sender_is_answered_at_once_and_not_held_for_long(keyed):
 @pytest.fixture
 def hurried(monkeypatch):
     "The port of a service in this process that waits for a body for half a second, and one more for each 100 bytes."
-    monkeypatch.setattr("lending_club.serving.app._SILENT_SECONDS", 0.5)
-    monkeypatch.setattr("lending_club.serving.app._SLOWEST", 100)
+    monkeypatch.setattr("lending_club.serving.bodies._SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("lending_club.serving.bodies._SLOWEST", 100)
     app = create_app(scratch_settings())
     app.state.poller.scorer = Scorer.load(REPO / "tests" / "golden" / "0.3.0", "1")
     config = uvicorn.Config(app, http=LimitedHttpProtocol, lifespan="off", log_level="error")

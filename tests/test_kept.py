@@ -23,7 +23,7 @@ def refuse(*_):
     raise ExportError("PyTorch cannot write the network as an ONNX graph (for this test)")
 
 
-def test_a_refused_export_leaves_the_pipeline_in_the_run(settings, monkeypatch):
+def test_a_refused_export_leaves_the_pipeline_in_the_run(settings, stock, monkeypatch):
     client = connect(settings)
     with monkeypatch.context() as broken:
         broken.setattr(hazard_calibration, "write_graph", refuse)
@@ -37,17 +37,16 @@ def test_a_refused_export_leaves_the_pipeline_in_the_run(settings, monkeypatch):
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
     assert str(version_by_alias(settings, client, "candidate").version) == continued.version
 
-    at_once = train(settings)  # a training that nothing interrupts gives the same
+    at_once = stock.first  # a training of these settings that nothing interrupted gave the same
     rows = continued.splits.test.head(200)
     np.testing.assert_array_equal(continued.pipeline.predict_proba(rows), at_once.pipeline.predict_proba(rows))
     assert continued.card["metrics"]["network"] == at_once.card["metrics"]["network"]
 
 
-def test_the_command_continues_a_run(project, settings):
-    first = train(settings)
-    done = lending_club("register", first.run_id, cwd=project)
-    assert done.returncode == 0 and "version 2" in done.stdout, (done.stdout, done.stderr)
-    done = lending_club("register", "0" * 32, cwd=project)
+def test_the_command_continues_a_run(stocked, stock):
+    done = lending_club("register", stock.first.run_id, cwd=stocked.root)
+    assert done.returncode == 0 and "version 3" in done.stdout, (done.stdout, done.stderr)
+    done = lending_club("register", "0" * 32, cwd=stocked.root)
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
@@ -120,12 +119,11 @@ def test_ctrl_c_behind_the_fit_names_the_command_which_then_registers(tmp_path):
     assert done.returncode == 0 and "candidate: version 1" in done.stdout, done.stderr
 
 
-def test_other_loans_are_refused(project, settings):
-    first = train(settings)
+def test_other_loans_are_refused(stocked, stock):
     with pytest.MonkeyPatch.context() as changed:
         changed.setattr("lending_club.train.load_clean", lambda settings: other_loans(settings))
         with pytest.raises(KeptError, match="was fitted on .* put the loans back as they were, or train again"):
-            register_run(load_settings(project), first.run_id)
+            register_run(stocked, stock.first.run_id)
 
 
 def other_loans(settings):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import hypothesis
 import jsonschema_rs
@@ -10,7 +11,6 @@ import mlflow
 import pandas as pd
 import pytest
 import schemathesis
-from conftest import make_project
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -28,7 +28,6 @@ from lending_club.serving.checker import CREDIT_LINES, FIELDS, Reason
 from lending_club.serving.csv_requests import read_csv_batch
 from lending_club.serving.document import application_schema
 from lending_club.serving.requests import RequestError, check_objects, read_application, read_json_batch
-from lending_club.train import train
 
 MONTHS = [f"{m}-{y}" for y in range(1900, 2100) for m in "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()]
 REPEATABLE = {
@@ -66,15 +65,14 @@ def with_older_credit_lines(application: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(stock, tmp_path_factory):
     "Settings, the trained model and an app that answers with it."
-    settings = load_settings(make_project(tmp_path_factory.mktemp("contract") / "project"), webhook_secret="s3cret")
-    trained = train(settings)
+    settings = replace(stock.copy_to(tmp_path_factory.mktemp("contract") / "project"), webhook_secret="s3cret")
     promote(settings)
     app = create_app(settings)
     app.state.poller.poll()
     assert app.state.poller.scorer is not None, app.state.poller.last_error
-    return settings, trained, app
+    return settings, stock.first, app
 
 
 def some_csv(applications: list[dict]) -> bytes:

@@ -6,14 +6,13 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import replace
 
 import pytest
-from conftest import clean_environment, last_error, lending_club, service, wait_until
+from conftest import clean_environment, last_error, lending_club, offer, register_files, service, wait_until
 
+from lending_club.core.registry import connect
 from lending_club.core.schema import EXAMPLE_APPLICATION
 from lending_club.promote import promote
-from lending_club.train import train
 
 
 def get(url):
@@ -33,15 +32,20 @@ def predict(url, application):
         return error.code, json.load(error)
 
 
-def test_from_nothing_to_a_second_champion_under_load(settings, tmp_path):
+def crown(settings, version: str):
+    "Point the champion's alias at a version."
+    connect(settings).set_registered_model_alias(settings.registered_model_name, settings.champion_alias, version)
+
+
+def test_from_nothing_to_a_second_champion_under_load(settings, stock, tmp_path):
     with service(settings.root, tmp_path) as url:
         status, health = get(f"{url}/health")
         assert (status, health["model_loaded"], health["current_version"]) == (200, False, None)
         assert predict(url, EXAMPLE_APPLICATION)[0] == 503
         wait_until(lambda: "promote a candidate" in (get(f"{url}/health")[1]["last_error"] or ""), what="the reason")
 
-        trained = train(settings)
-        promote(settings)
+        trained = stock.first
+        crown(settings, register_files(settings, stock.files[0]))
         wait_until(lambda: get(f"{url}/ready")[0] == 200, what="the first champion")
         status, answer = predict(url, EXAMPLE_APPLICATION | {"id": "A-17"})
         assert status == 200
@@ -61,8 +65,8 @@ def test_from_nothing_to_a_second_champion_under_load(settings, tmp_path):
         for thread in asking:
             thread.start()
         try:
-            second = train(replace(settings, seed=1))
-            promote(settings)
+            second = stock.second
+            crown(settings, register_files(settings, stock.files[1]))
             wait_until(lambda: answers[-1][1].get("model_version") == second.version, what="the second champion")
         finally:
             stop.set()
@@ -77,14 +81,14 @@ def test_from_nothing_to_a_second_champion_under_load(settings, tmp_path):
         assert max(spread.values()) < 1e-7, f"version, threshold and probability do not belong together: {spread}"
 
 
-def test_the_old_champion_stays_when_the_next_cannot_be_loaded(settings, tmp_path):
-    trained = train(settings)
+def test_the_old_champion_stays_when_the_next_cannot_be_loaded(stocked, stock, tmp_path):
+    settings, trained, second = stocked, stock.first, stock.second
     promote(settings)
     with service(settings.root, tmp_path) as url:
         wait_until(lambda: get(f"{url}/ready")[0] == 200, what="the champion")
         before = predict(url, EXAMPLE_APPLICATION)
 
-        second = train(replace(settings, seed=1))
+        offer(settings, second.version)
         cards = (settings.var / "artifacts").rglob("card.json")
         (card,) = (p for p in cards if json.loads(p.read_text())["settings"]["seed"] == 1)
         card.write_text(card.read_text() + " ")  # still JSON, no longer what was registered
@@ -107,12 +111,11 @@ def test_port_that_is_taken(settings, tmp_path):
     assert "choose another --port" in error
 
 
-def test_curl_as_the_readme_writes_it(settings, tmp_path):
-    train(settings)
-    promote(settings)
-    loan = settings.root / "loan.json"
+def test_curl_as_the_readme_writes_it(stocked, tmp_path):
+    promote(stocked)
+    loan = stocked.root / "loan.json"
     loan.write_text(json.dumps(EXAMPLE_APPLICATION))
-    with service(settings.root, tmp_path) as url:
+    with service(stocked.root, tmp_path) as url:
         wait_until(lambda: get(f"{url}/ready")[0] == 200, what="the champion")
         done = subprocess.run(["curl", "-sS", f"{url}/predict", "-d", f"@{loan}"], capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["label"] in ("Good Loan", "Bad Loan")
@@ -123,8 +126,8 @@ def test_curl_as_the_readme_writes_it(settings, tmp_path):
         assert errors["fico_range_low"]["value"] == 9000 and errors["fico_range_low"]["allowed"].startswith("a number from 300")
 
 
-def test_pyfunc_loads_where_the_package_is_not_installed(settings, tmp_path):
-    trained = train(settings)
+def test_pyfunc_loads_where_the_package_is_not_installed(stocked, stock, tmp_path):
+    settings, trained = stocked, stock.first
     raw = trained.splits.test[trained.card["inputs"]["columns"]].head(20)
     raw.to_parquet(tmp_path / "raw.parquet")
     expected = trained.pipeline.predict(raw).tolist()
@@ -146,11 +149,11 @@ print(json.dumps(model.predict(minimal).tolist()))
     assert json.loads(second)[0] in (0, 1)
 
 
-def test_signature_asks_only_for_what_no_application_can_lack(settings):
+def test_signature_asks_only_for_what_no_application_can_lack(stocked, stock):
     import mlflow
 
-    trained = train(settings)
-    model = mlflow.pyfunc.load_model(f"models:/{settings.registered_model_name}/{trained.version}")
+    connect(stocked)
+    model = mlflow.pyfunc.load_model(f"models:/{stocked.registered_model_name}/{stock.first.version}")
     inputs = model.metadata.get_input_schema().inputs
     assert [c.name for c in inputs if c.required] == ["loan_amnt", "term", "annual_inc"]
     assert {str(c.type) for c in inputs} == {"DataType.double", "DataType.string"}

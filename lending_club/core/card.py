@@ -23,33 +23,25 @@ from .timed_splits import TimedSplits
 LABELS_FROM_THE_FUTURE = "labels from the future: the final statuses of the file's date, which nobody had at val_end"
 
 
+def _labels(splits: TimedSplits, learnt: TimedSplits) -> str:
+    return "as known at val_end" if learnt is splits else f"as known at the snapshot, {learnt.val_end:%Y-%m}"
+
+# %% ../../nbs/core/card.ipynb #89741837
 def loans_learnt(
     splits,  # a `clean.Splits` or a `TimedSplits`
 ) -> pd.DataFrame:
     "The loans that preprocessing has learnt from."
     return splits.known if isinstance(splits, TimedSplits) else splits.train
 
-
-def _labels(splits: TimedSplits, learnt: TimedSplits) -> str:
-    return "as known at val_end" if learnt is splits else f"as known at the snapshot, {learnt.val_end:%Y-%m}"
-
-
-def model_card(
+# %% ../../nbs/core/card.ipynb #00a89e33
+def _made_from(
     settings: Settings,
     clean: CleanLoans,
     splits,  # a `clean.Splits` or a `TimedSplits`
-    pipeline: Pipeline,  # fitted
-    parameters: dict,  # like `hyperparameters.default_parameters`
-    origin: str,  # where the parameters come from
-    metrics: pd.DataFrame,  # as `compare` gives it
-    learnt=None,  # what the version has learnt from, where it is not `splits`
+    learnt,  # what the version has learnt from, often `splits`
 ) -> dict:
-    "Everything that a version should be able to say about itself."
-    learnt, timed = learnt or splits, isinstance(splits, TimedSplits)
-    columns = pipeline["features"].columns_
-    encoder, networks = pipeline["encode"], pipeline[-1].estimator.net
-    read = columns_read([*encoder.numeric_, *encoder.categorical_])
-    used = [name for name in columns if name in read]
+    "The code, the loans and the settings that a version was made from."
+    timed = isinstance(splits, TimedSplits)
     return {
         "package_version": lending_club.__version__,
         "git": git_state(settings.root),
@@ -64,26 +56,26 @@ def model_card(
         "fit_through": fit_through_of(splits, learnt),
         "settings": settings.recorded,
         "seeds": {"sampling, search and training": settings.seed},
-        "parameters": parameters,
-        "parameters_from": origin,
-        "threshold": pipeline[-1].threshold_,
-        "metrics": metrics.to_dict(orient="index"),
-        "inputs": {
-            "columns": list(columns),
-            "required": list(REQUIRED_IN_APPLICATION),
-            "used": used,
-            "always_present": always_present(loans_learnt(learnt), used),
-            "ranges": usual_ranges(loans_learnt(learnt), used),
-        },
-        "network": {"kind": settings.network, "seeds": settings.seeds, "epochs": networks.epochs_}
-        | networks.losses_
-        | getattr(networks, "used_", {}),
-        "calibration": _calibration(pipeline),
-        "imputation": pipeline[-1].imputation_,
-        "dropped_features": encoder.dropped_,
     }
 
+# %% ../../nbs/core/card.ipynb #8a81bc4c
+def _inputs(
+    pipeline: Pipeline,  # fitted
+    learnt,  # a `clean.Splits` or a `TimedSplits`
+) -> dict:
+    "The raw columns that a version takes and reads."
+    columns, encoder = pipeline["features"].columns_, pipeline["encode"]
+    read = columns_read([*encoder.numeric_, *encoder.categorical_])
+    used = [name for name in columns if name in read]
+    return {
+        "columns": list(columns),
+        "required": list(REQUIRED_IN_APPLICATION),
+        "used": used,
+        "always_present": always_present(loans_learnt(learnt), used),
+        "ranges": usual_ranges(loans_learnt(learnt), used),
+    }
 
+# %% ../../nbs/core/card.ipynb #d754c72d
 def _calibration(pipeline: Pipeline) -> dict:
     "Which calibration was chosen, and its coefficients."
     fitted = pipeline[-1]
@@ -95,3 +87,31 @@ def _calibration(pipeline: Pipeline) -> dict:
         "log_loss": fitted.losses_,
     }
     return own | {"level": fitted.level_} if hasattr(fitted, "level_") else own
+
+# %% ../../nbs/core/card.ipynb #9bb1009e
+def model_card(
+    settings: Settings,
+    clean: CleanLoans,
+    splits,  # a `clean.Splits` or a `TimedSplits`
+    pipeline: Pipeline,  # fitted
+    parameters: dict,  # like `hyperparameters.default_parameters`
+    origin: str,  # where the parameters come from
+    metrics: pd.DataFrame,  # as `compare` gives it
+    learnt=None,  # what the version has learnt from, where it is not `splits`
+) -> dict:
+    "Everything that a version should be able to say about itself."
+    learnt = learnt or splits
+    networks = pipeline[-1].estimator.net
+    return _made_from(settings, clean, splits, learnt) | {
+        "parameters": parameters,
+        "parameters_from": origin,
+        "threshold": pipeline[-1].threshold_,
+        "metrics": metrics.to_dict(orient="index"),
+        "inputs": _inputs(pipeline, learnt),
+        "network": {"kind": settings.network, "seeds": settings.seeds, "epochs": networks.epochs_}
+        | networks.losses_
+        | getattr(networks, "used_", {}),
+        "calibration": _calibration(pipeline),
+        "imputation": pipeline[-1].imputation_,
+        "dropped_features": pipeline["encode"].dropped_,
+    }

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tqdm import tqdm
+from typing import IO
 from .delimited import TextSections, csv_batches
 from .formats import COMPRESSED, DataError, NotATable, decompressed, kind_of, refuse_document
 from .headers import known_names, renamed
@@ -36,37 +37,6 @@ from .text import nearest_name
 log = logging.getLogger(__name__)
 
 # %% ../../nbs/core/containers.ipynb #caf0d3d5
-MOST_FILES = 20_000
-_DATA_NAMES = (
-    ".csv",
-    ".tsv",
-    ".parquet",
-    ".feather",
-    ".arrow",
-    ".xlsx",
-    ".xls",
-    ".xlsb",
-    ".ods",
-    ".json",
-    ".jsonl",
-    ".sas7bdat",
-    ".xpt",
-    ".dta",
-    ".sav",
-    ".rds",
-    ".rdata",
-    ".pkl",
-    ".pickle",
-    ".db",
-    ".sqlite",
-    ".h5",
-    ".orc",
-    ".avro",
-    ".tar",
-    ".tgz",
-    ".7z",
-    ".rar",
-)
 _LEFT_OVER = (".crc", ".bak", ".old", ".orig", ".swp", ".tmp", ".part", ".partial", ".crdownload", ".download", "~")
 
 
@@ -77,6 +47,14 @@ def is_passed_over(
     parts = PurePosixPath(name).parts
     left_over = parts[-1].lower().endswith(_LEFT_OVER) or parts[-1].lower() in ("thumbs.db", "desktop.ini")
     return left_over or any(part.startswith((".", "_", "~")) and "=" not in part for part in parts)
+
+# %% ../../nbs/core/containers.ipynb #608b77ee
+def _by_number(path: PurePosixPath | Path) -> list:
+    "A key that sorts `loans_2.csv` before `loans_10.csv`."
+    return [[int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)] for name in path.parts]
+
+# %% ../../nbs/core/containers.ipynb #7a870e0c
+MOST_FILES = 20_000
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -95,12 +73,7 @@ def _files_below(folder: Path) -> list[Path]:
             raise DataError(f"{folder} holds more than {MOST_FILES} files: set data_path to a folder that holds only loans")
     return sorted(found, key=_by_number)
 
-
-def _by_number(path: PurePosixPath | Path) -> list:
-    "A key that sorts `loans_2.csv` before `loans_10.csv`."
-    return [[int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)] for name in path.parts]
-
-
+# %% ../../nbs/core/containers.ipynb #7bd0fb87
 def is_pattern(
     path: Path,
 ) -> bool:
@@ -115,8 +88,8 @@ def data_files(
     path = Path(path)
     if is_pattern(path):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        files = {file for match in matches for file in (_files_below(match) if match.is_dir() else [match])}
-        files = sorted([file for file in files if not is_passed_over(file.name)] or files, key=_by_number)
+        found = {file for match in matches for file in (_files_below(match) if match.is_dir() else [match])}
+        files = sorted([file for file in found if not is_passed_over(file.name)] or found, key=_by_number)
         if not files:
             raise DataError(f"no file matches {path}: check data_path (or --data)")
         return files
@@ -145,15 +118,15 @@ class Table:
     kind: str = "csv"  # or `parquet`, `arrow`
     given: tuple[tuple[str, str | None], ...] = ()  # columns of the schema that its folders' names give
 
-
+# %% ../../nbs/core/containers.ipynb #34bc4cae
 def folder_columns(
     name: str,  # of a file with its folders
 ) -> tuple[tuple[str, str | None], ...]:  # names of the schema and the value for all loans of the file
     "The columns in names of folders such as `grade=A`; those that the schema does not know are left out."
     pairs = [part.split("=", 1) for part in PurePosixPath(name).parts[:-1] if "=" in part]
     values = {canonical_name(column): urllib.parse.unquote(value) for column, value in pairs}
-    values.pop(None, None)
-    return tuple((column, None if value == "__HIVE_DEFAULT_PARTITION__" else value) for column, value in values.items())
+    none = "__HIVE_DEFAULT_PARTITION__"
+    return tuple((column, None if value == none else value) for column, value in values.items() if column is not None)
 
 # %% ../../nbs/core/containers.ipynb #afa16ab5
 class _Counted(io.RawIOBase):
@@ -179,13 +152,13 @@ class _Counted(io.RawIOBase):
         self.bar.update(count)
         return count
 
-
+# %% ../../nbs/core/containers.ipynb #3828652e
 @contextmanager
 def _opened(file: Path, steps, bar=None):
     "Yields the binary stream that the steps lead to."
     with ExitStack() as stack:
         raw = stack.enter_context(file.open("rb", buffering=0))
-        stream = io.BufferedReader(_Counted(raw, bar) if bar is not None else raw, 1 << 20)
+        stream: IO[bytes] = io.BufferedReader(_Counted(raw, bar) if bar is not None else raw, 1 << 20)
         for place, (kind, member) in enumerate(steps):
             if kind == "zip":
                 archive = stack.enter_context(zipfile.ZipFile(io.BytesIO(stream.read()) if place else stream))
@@ -194,7 +167,7 @@ def _opened(file: Path, steps, bar=None):
                 stream = decompressed(stream, kind)
         yield stream
 
-
+# %% ../../nbs/core/containers.ipynb #384d17ee
 @contextmanager
 def _naming(name: str):
     "A block in which errors of files and archives become a `DataError` that names the table."
@@ -217,25 +190,54 @@ def _naming(name: str):
         what = "is encrypted" if "password" in str(error) else f"is compressed in a way that is not read ({error})"
         raise DataError(f"{name} {what}: unpack it and set data_path to the file or folder that comes out") from error
 
+# %% ../../nbs/core/containers.ipynb #e6fa59ae
+@contextmanager
+def _stored(table: Table):
+    "Yields the column names, the number of rows, and a function (columns) -> batches of a Parquet or Arrow file."
+    with ExitStack() as stack:
+        source: str | io.BytesIO = str(table.file)
+        if table.steps:
+            source = io.BytesIO(stack.enter_context(_opened(table.file, table.steps)).read())
+        try:
+            if table.kind == "parquet":
+                file = stack.enter_context(pa.parquet.ParquetFile(source))
+                yield file.schema_arrow.names, file.metadata.num_rows, partial(file.iter_batches, 100_000)
+            else:
+                mapped = source if table.steps else stack.enter_context(pa.memory_map(source))
+                file = stack.enter_context(pa.ipc.open_file(mapped))
+                places = range(file.num_record_batches)
+                yield file.schema.names, None, lambda columns: (file.get_batch(i).select(columns) for i in places)
+        except MemoryError:
+            raise
+        except pa.ArrowNotImplementedError as error:
+            what = f"{table.name} is a {table.kind.capitalize()} file of a kind that is not read ({error})"
+            raise DataError(f"{what}: write it again with pandas (to_parquet, to_feather)") from error
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) not in (None, errno.EINVAL):
+                raise DataError(f"{table.name} cannot be read: {error.strerror}") from error
+            what = f"{table.name} is a {table.kind.capitalize()} file that is cut off or damaged"
+            raise DataError(f"{what} ({error}): download or write it again") from error
+
 # %% ../../nbs/core/containers.ipynb #07444197
 def _check_columns(table: Table):
     "Raise `DataError` if the table lacks a required column, `NotATable` if it lacks most of them."
     given = [column for column, _ in table.given]
     if table.kind == "csv":
         with _opened(table.file, table.steps) as stream:
-            known_names(TextSections(stream, table.name).next_section().header, table.name, given)
+            layout = TextSections(stream, table.name).next_section()
+            known_names(layout.header if layout else [], table.name, given)
     else:
         with _stored(table) as (header, _, _):
             known_names(header, table.name, given)
 
-
+# %% ../../nbs/core/containers.ipynb #db80725a
 def _members(archive: zipfile.ZipFile, name: str) -> list[str]:
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     refuse_document(names, name)
     members = [member for member in names if not is_passed_over(member)] or names
     return sorted(members, key=lambda member: _by_number(PurePosixPath(member)))
 
-
+# %% ../../nbs/core/containers.ipynb #2406d0ad
 def _tables_in(table: Table, passed: list[str]) -> Iterator[Table]:
     "Yield the tables that a file or a member of an archive holds; `passed` receives what is passed over, and why."
     with _naming(table.name):
@@ -282,15 +284,16 @@ def _plain_name(table: Table) -> str:
         name = name.removesuffix(suffix)
     return name
 
-
+# %% ../../nbs/core/containers.ipynb #2a2defb5
 def without_copies(
     tables: list[Table],
     passed: list[str],  # receives the copies, and of what
 ) -> list[Table]:
     "The tables, without those whose bytes are those of an earlier one."
-    kept, known = [], {}
+    kept: list[Table] = []
+    known: dict[tuple, list[Table]] = {}  # tables by what copies have in common
     for table in tables:
-        keys = [(_plain_name(table), table.given)]
+        keys: list[tuple] = [(_plain_name(table), table.given)]
         if all(kind != "zip" for kind, _ in table.steps):
             keys.append((table.file.stat().st_size, table.steps, table.given))
         near = {id(other): other for key in keys for other in known.get(key, [])}.values()
@@ -303,12 +306,26 @@ def without_copies(
             kept.append(table)
     return kept
 
+# %% ../../nbs/core/containers.ipynb #224b5970
+_DATA_NAMES = (
+    *(".csv", ".tsv", ".parquet", ".feather", ".arrow", ".xlsx", ".xls", ".xlsb", ".ods", ".json", ".jsonl"),
+    *(".sas7bdat", ".xpt", ".dta", ".sav", ".rds", ".rdata", ".pkl", ".pickle", ".db", ".sqlite", ".h5", ".orc", ".avro"),
+    *(".tar", ".tgz", ".7z", ".rar"),
+)
+
+
+def _left_out(folder: Path) -> list[Path]:
+    "Files at the top of a folder that look like data and are not read because of their names."
+    names = [file.name for file in folder.iterdir() if is_passed_over(file.name)] if folder.is_dir() else []
+    names = [name for name in names if not name.startswith((".", "~$"))]
+    return sorted(folder / name for name in names if any(suffix in name.lower() for suffix in _DATA_NAMES))
+
 # %% ../../nbs/core/containers.ipynb #b6b6f347
 def find_tables(
     path: str | Path,  # a file, a folder, or a pattern such as `data/*.csv`
 ) -> tuple[list[Table], list[str]]:  # the tables in the order of their names; what was passed over, and why
     "The tables of loans that a path names. Raises `DataError` where there is none or one cannot be read."
-    path, passed = Path(path), []
+    path, passed = Path(path), list[str]()
     files = data_files(path)
     alone = files == [path]
     start = Path(os.path.commonpath(files)) if is_pattern(path) and len(files) > 1 else path
@@ -322,42 +339,7 @@ def find_tables(
     passed += [f"{file} is left out by its name: rename it if it holds loans" for file in _left_out(path)]
     return (found if len(found) == 1 else without_copies(found, passed)), passed
 
-
-def _left_out(folder: Path) -> list[Path]:
-    "Files at the top of a folder that look like data and are not read because of their names."
-    names = [file.name for file in folder.iterdir() if is_passed_over(file.name)] if folder.is_dir() else []
-    names = [name for name in names if not name.startswith((".", "~$"))]
-    return sorted(folder / name for name in names if any(suffix in name.lower() for suffix in _DATA_NAMES))
-
 # %% ../../nbs/core/containers.ipynb #27ac756f
-@contextmanager
-def _stored(table: Table):
-    "Yields the column names, the number of rows, and a function (columns) -> batches of a Parquet or Arrow file."
-    with ExitStack() as stack:
-        source = str(table.file)
-        if table.steps:
-            source = io.BytesIO(stack.enter_context(_opened(table.file, table.steps)).read())
-        try:
-            if table.kind == "parquet":
-                file = stack.enter_context(pa.parquet.ParquetFile(source))
-                yield file.schema_arrow.names, file.metadata.num_rows, partial(file.iter_batches, 100_000)
-            else:
-                source = source if table.steps else stack.enter_context(pa.memory_map(source))
-                file = stack.enter_context(pa.ipc.open_file(source))
-                places = range(file.num_record_batches)
-                yield file.schema.names, None, lambda columns: (file.get_batch(i).select(columns) for i in places)
-        except MemoryError:
-            raise
-        except pa.ArrowNotImplementedError as error:
-            what = f"{table.name} is a {table.kind.capitalize()} file of a kind that is not read ({error})"
-            raise DataError(f"{what}: write it again with pandas (to_parquet, to_feather)") from error
-        except (pa.ArrowException, OSError) as error:
-            if getattr(error, "errno", None) not in (None, errno.EINVAL):
-                raise DataError(f"{table.name} cannot be read: {error.strerror}") from error
-            what = f"{table.name} is a {table.kind.capitalize()} file that is cut off or damaged"
-            raise DataError(f"{what} ({error}): download or write it again") from error
-
-
 def _stored_batches(table: Table, wanted: list[str]):
     "Yield record batches of a Parquet or Arrow file, under the schema's names."
     with _stored(table) as (header, rows, batches):
@@ -372,7 +354,7 @@ def _stored_batches(table: Table, wanted: list[str]):
         if rows is not None and count != rows:
             raise DataError(f"{table.name} says that it holds {rows} rows, and {count} were read: write it again")
 
-
+# %% ../../nbs/core/containers.ipynb #7ace7067
 def _table_batches(table: Table, wanted: list[str], bar) -> Iterator[pa.RecordBatch]:
     "Yield a table's record batches, with the columns that the names of its folders give."
     given = {column: value for column, value in table.given if column in wanted}
@@ -398,7 +380,7 @@ def _tell_passed(passed: list[str]):
         expected = any(word in line.lower() for word in ("dictionary", "rejected applications", "is a copy of"))
         log.log(logging.WARNING if meant and not expected else logging.INFO, "passed over: %s", line)
 
-
+# %% ../../nbs/core/containers.ipynb #835fc52d
 def loan_batches(
     path: str | Path,  # a file, a folder, or a pattern such as `data/*.csv`
     wanted: list[str],  # names of the schema's columns

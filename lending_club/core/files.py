@@ -14,12 +14,12 @@ import time
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module, or nothing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../../nbs/core/files.ipynb #495f0be4
+# %% ../../nbs/core/files.ipynb #c52fc61a
 def try_lock(
     handle: int,  # of an open file
 ) -> bool | None:  # None where files cannot be locked
@@ -34,7 +34,7 @@ def try_lock(
         return None
     return True
 
-
+# %% ../../nbs/core/files.ipynb #495f0be4
 @contextmanager
 def atomic_path(
     path: str | Path,  # where the file shall be
@@ -44,9 +44,9 @@ def atomic_path(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    if try_lock(handle) is None:
+    locked = try_lock(handle) is not None
+    if not locked:
         os.close(handle)  # Windows renames no open file
-        handle = None
     try:
         yield Path(name)
         umask = os.umask(0)
@@ -57,7 +57,7 @@ def atomic_path(
                 os.fsync(file.fileno())
         os.replace(name, path)
     finally:
-        if handle is not None:
+        if locked:
             os.close(handle)
         Path(name).unlink(missing_ok=True)
 
@@ -74,7 +74,7 @@ def _is_abandoned(part: Path, older_than: float) -> bool:
         os.close(handle)
     return age > older_than if free is None else free
 
-
+# %% ../../nbs/core/files.ipynb #3ac52ec6
 def remove_leftovers(
     folder: Path,  # where `atomic_path` writes
     older_than: float = 3_600,  # where files cannot be locked: seconds since the last change of a file that nobody writes

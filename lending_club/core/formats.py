@@ -50,8 +50,10 @@ def text_encoding(
     return None
 
 # %% ../../nbs/core/formats.ipynb #d4f99071
-def _read_as_windows(error: UnicodeDecodeError):
+def _read_as_windows(error: UnicodeError) -> tuple[str, int]:
     "The bytes that are not UTF-8, read as Windows-1252; the five bytes that it lacks as Latin-1."
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
     odd = error.object[error.start : error.end]
     try:
         return odd.decode("cp1252"), error.end
@@ -89,6 +91,7 @@ _READ = (
 )
 COMPRESSED = ("gzip", "bz2", "xz", "zstd", "lz4")
 
+# %% ../../nbs/core/formats.ipynb #5fdbf275
 _IN_PYTHON = "convert it with pandas.{}({!r}).to_parquet('loans.parquet')"
 _UNPACK = "unpack it with `{} {}` and set data_path to the file or folder that comes out"
 _SAVE = "open it and save the sheet of loans as `CSV UTF-8`"
@@ -142,7 +145,7 @@ _TEXTS = (
     (r"(%[^\n]*\n|\s)*@relation", "is an ARFF file", "save it as CSV in Weka"),
 )
 
-
+# %% ../../nbs/core/formats.ipynb #fcca8506
 def kind_of(
     start: bytes,  # a file's first bytes, 64 KiB or all of them
     name: str,  # for errors
@@ -212,7 +215,7 @@ class _Xz(io.RawIOBase):
                 buffer[: len(out)] = out
                 return len(out)
 
-
+# %% ../../nbs/core/formats.ipynb #f82b440e
 def decompressed(
     stream,  # binary, at its start
     kind: str,  # one of `COMPRESSED`

@@ -36,9 +36,9 @@ def _local_path(location: str | None) -> Path | None:
     "The folder that a stored location names; None where it is not a local one."
     if location and location.startswith("/"):
         return Path(location)
-    return Path(url2pathname(urlsplit(location).path)) if (location or "").startswith("file:") else None
+    return Path(url2pathname(urlsplit(location).path)) if location and location.startswith("file:") else None
 
-
+# %% ../../nbs/core/relocate.ipynb #eb4ed225
 def _is_same(one: Path, other: Path) -> bool:
     return one == other or (one.exists() and other.exists() and one.samefile(other))
 
@@ -48,18 +48,14 @@ class Location:
     "A place that the database names for artifacts, other than `var/artifacts`."
 
     stored: str  # as it is stored
+    path: Path  # the folder that it names
     parts: tuple[str, ...]  # paths of artifacts below it, as they are stored
-
-    @property
-    def path(self) -> Path:
-        "The folder."
-        return _local_path(self.stored)
 
     def exists_below(self, folder: Path) -> bool:
         "Whether any of the artifacts lies in another folder."
         return any((folder / url2pathname(part)).exists() for part in self.parts)
 
-
+# %% ../../nbs/core/relocate.ipynb #cf29ddb1
 def _columns_of(connection: sqlalchemy.Connection) -> list[tuple[str, str]]:
     "Those of `_COLUMNS` that a database has; its schema may be an older one."
     inspector = sqlalchemy.inspect(connection)
@@ -78,11 +74,15 @@ def foreign_locations(
         return []
     select = "select distinct {1} from {0} where {1} is not null"
     stored = [connection.execute(sqlalchemy.text(select.format(*c))).scalars().all() for c in columns]
-    found = [place.rstrip("/") for place in stored[0] if (path := _local_path(place)) and not _is_same(path, own)]
     everything = {uri for uris in stored[1:] for uri in uris}
-    return [Location(p, tuple(uri[len(p) + 1 :] for uri in everything if uri.startswith(f"{p}/"))) for p in found]
+    found = []
+    for place in (place.rstrip("/") for place in stored[0]):
+        if (path := _local_path(place)) and not _is_same(path, own):
+            below = tuple(uri[len(place) + 1 :] for uri in everything if uri.startswith(f"{place}/"))
+            found.append(Location(place, path, below))
+    return found
 
-
+# %% ../../nbs/core/relocate.ipynb #a2936624
 def _rewrite(connection: sqlalchemy.Connection, old: str, own: Path):
     "Replace a place in all columns."
     new = own.as_uri() if old.startswith("file:") else str(own)
@@ -102,14 +102,14 @@ def _is_foreign(location: Location, database: Path) -> bool:
     beside = location.path.parent / database.name
     return beside.is_file() and not _is_same(beside, database)
 
-
+# %% ../../nbs/core/relocate.ipynb #c928c894
 def _is_empty_default(location: Location) -> bool:
     "Whether it holds nothing, and is `mlruns`, which MLflow names for its experiment Default, or lay in a `var` that is gone."
     place = location.path
     gone = place.name == "artifacts" and not place.parent.exists()
     return not location.parts and (place.parent.name == "mlruns" or gone)
 
-
+# %% ../../nbs/core/relocate.ipynb #557f22fc
 def _database(settings: Settings) -> Path | None:
     "The file of this project's own database; None where there is none, or it is shared."
     uri = settings.mlflow_tracking_uri
@@ -119,43 +119,7 @@ def _database(settings: Settings) -> Path | None:
     own = file.is_relative_to(settings.root) or file.is_relative_to(settings.var)
     return file if own and file.is_file() else None
 
-
-def relocate(
-    settings: Settings,
-    only_found: bool = False,  # whether only places change whose artifacts are found in `var/artifacts`; else all
-) -> list[Path]:  # the places that were replaced
-    "Point this project's database at the artifacts under its `var`. Raises `RelocationError`."
-    database = _database(settings)
-    if database is None:
-        return []
-    own = settings.var / "artifacts"
-    engine = sqlalchemy.create_engine(f"sqlite:///{database}", connect_args={"timeout": 60})
-    doing = "read"
-    try:
-        with engine.begin() as connection:
-            locations = foreign_locations(connection, own)
-            done = [place for place in locations if place.exists_below(own) or _is_empty_default(place)]
-            lost = [place for place in locations if place not in done and _is_foreign(place, database)]
-            if only_found:
-                written = [place for place in lost if _is_of(connection, place, settings.experiment)]
-                if written:
-                    raise RelocationError(_refusal(written[0], own))
-            else:
-                done += lost
-            doing = "changed to name its artifacts in this folder, since the project was moved"
-            for location in done:
-                _rewrite(connection, location.stored, own)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        reason = str(error).strip().split("\n")[0]
-        remedy = "correct mlflow_tracking_uri" if doing == "read" else "run `lending-club relocate` as a user who can write it"
-        raise RelocationError(f"MLflow's database {database} cannot be {doing} ({fold_spaces(reason)}): {remedy}") from error
-    finally:
-        engine.dispose()
-    if done:
-        ensure_var(settings, "artifacts")
-    return [location.path for location in done]
-
-
+# %% ../../nbs/core/relocate.ipynb #4fd4d145
 def _is_of(connection: sqlalchemy.Connection, location: Location, experiment: str) -> bool:
     "Whether an experiment's artifacts are there, so that a run would write to it."
     query = sqlalchemy.text("select artifact_location from experiments where name = :name")
@@ -170,6 +134,52 @@ def _refusal(location: Location, own: Path) -> str:
         f"the registry names {location.path} for its artifacts, which {state}, and they are not in {own}: move or copy them "
         "there and run this again, or run `lending-club relocate` to go on without them"
     )
+
+# %% ../../nbs/core/relocate.ipynb #1f6240b2
+def _to_follow(
+    connection: sqlalchemy.Connection,  # to MLflow's database
+    database: Path,  # its file
+    own: Path,  # where this project's artifacts are
+    experiment: str | None,  # name of the run's experiment, which must not be lost; None: what is lost follows, too
+) -> list[Location]:
+    "The places to replace by `own`. Raises `RelocationError` where the experiment's is lost."
+    locations = foreign_locations(connection, own)
+    found = [place for place in locations if place.exists_below(own) or _is_empty_default(place)]
+    lost = [place for place in locations if place not in found and _is_foreign(place, database)]
+    if experiment is None:
+        return found + lost
+    written = [place for place in lost if _is_of(connection, place, experiment)]
+    if written:
+        raise RelocationError(_refusal(written[0], own))
+    return found
+
+# %% ../../nbs/core/relocate.ipynb #62b03c13
+def relocate(
+    settings: Settings,
+    only_found: bool = False,  # whether only places change whose artifacts are found in `var/artifacts`; else all
+) -> list[Path]:  # the places that were replaced
+    "Point this project's database at the artifacts under its `var`. Raises `RelocationError`."
+    database = _database(settings)
+    if database is None:
+        return []
+    own = settings.var / "artifacts"
+    engine = sqlalchemy.create_engine(f"sqlite:///{database}", connect_args={"timeout": 60})
+    doing = "read"
+    try:
+        with engine.begin() as connection:
+            done = _to_follow(connection, database, own, settings.experiment if only_found else None)
+            doing = "changed to name its artifacts in this folder, since the project was moved"
+            for location in done:
+                _rewrite(connection, location.stored, own)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = str(error).strip().split("\n")[0]
+        remedy = "correct mlflow_tracking_uri" if doing == "read" else "run `lending-club relocate` as a user who can write it"
+        raise RelocationError(f"MLflow's database {database} cannot be {doing} ({fold_spaces(reason)}): {remedy}") from error
+    finally:
+        engine.dispose()
+    if done:
+        ensure_var(settings, "artifacts")
+    return [location.path for location in done]
 
 # %% ../../nbs/core/relocate.ipynb #a15a751c
 def _refuse_left_behind(settings: Settings):

@@ -32,7 +32,7 @@ def find_experiment(
         )
     return found
 
-
+# %% ../../nbs/core/tracking.ipynb #a538d776
 def experiment_id(
     settings: Settings,
     client,  # as `connect` gives it
@@ -53,7 +53,7 @@ def experiment_id(
                 raise
     return find_experiment(settings, client).experiment_id  # another process made it since
 
-
+# %% ../../nbs/core/tracking.ipynb #e0f83594
 def _process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -76,7 +76,7 @@ def record_run(
     with mlflow.start_run(**where, nested=nested, tags=tags, log_system_metrics=measure) as run:
         yield run
 
-
+# %% ../../nbs/core/tracking.ipynb #cef8794d
 def set_state(
     state: str,  # such as `complete`
     error: str | None = None,
@@ -86,7 +86,7 @@ def set_state(
 
     mlflow.set_tags({"state": state, "error": fold_spaces(error)[:500] if error else "none"})
 
-
+# %% ../../nbs/core/tracking.ipynb #61962d40
 def find_run(
     settings: Settings,
     client,  # as `connect` gives it
@@ -112,7 +112,7 @@ def _is_gone(process: str) -> bool:
         pass
     return False
 
-
+# %% ../../nbs/core/tracking.ipynb #3de97b71
 def end_dead_runs(
     settings: Settings,
     client,  # as `connect` gives it
@@ -148,7 +148,38 @@ def _log_dataset(dataset, context: str):
             raise
         mlflow.log_input(dataset, context)  # now MLflow finds the other run's
 
+# %% ../../nbs/core/tracking.ipynb #44055e76
+def _loans_schema(
+    loans,  # a `DataFrame`, as `clean.CleanLoans` holds it
+):  # an MLflow `Schema`
+    "Names and types of the columns."
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
 
+    from lending_club.core.schema import BY_NAME
+
+    def column(name) -> ColSpec:
+        if name == "default":  # of loans that are still running it is missing
+            return ColSpec("double" if "end_month" in loans else "long", name)
+        if name in ("issue_month", "end_month"):
+            return ColSpec("datetime", name)
+        return ColSpec("double" if BY_NAME[name].kind == "number" else "string", name, required=False)
+
+    columns: list[ColSpec | TensorSpec] = [column(name) for name in loans.columns]
+    return Schema(columns)
+
+# %% ../../nbs/core/tracking.ipynb #0f820b52
+def _loans_source(settings: Settings):  # an MLflow `DatasetSource`
+    "Where the loans of a run come from."
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.dataset_source_registry import resolve_dataset_source
+
+    if settings.is_sample:
+        return CodeDatasetSource({"lending_club.core.sample.draw": f"{settings.sample_rows} loans, seed {settings.seed}"})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The specified dataset source can be interpreted")  # a local file, twice
+        return resolve_dataset_source(str(settings.data_file))
+
+# %% ../../nbs/core/tracking.ipynb #e96b1eaf
 def log_loans(
     settings: Settings,
     clean,  # a `clean.CleanLoans`
@@ -156,34 +187,19 @@ def log_loans(
 ):
     "Record the loans of the open run as datasets."
     import mlflow
-    from mlflow.data.code_dataset_source import CodeDatasetSource
-    from mlflow.data.dataset_source_registry import resolve_dataset_source
     from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.types.schema import ColSpec, Schema
 
-    from lending_club.core.schema import BY_NAME
-
-    def column(name):
-        if name == "default":  # of loans that are still running it is missing
-            return ColSpec("double" if "end_month" in clean.loans else "long", name)
-        if name in ("issue_month", "end_month"):
-            return ColSpec("datetime", name)
-        return ColSpec("double" if BY_NAME[name].kind == "number" else "string", name, required=False)
-
-    schema = Schema([column(name) for name in clean.loans.columns])
-    if settings.is_sample:
-        source = CodeDatasetSource({"lending_club.core.sample.draw": f"{settings.sample_rows} loans, seed {settings.seed}"})
-    else:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The specified dataset source can be interpreted")  # a local file, twice
-            source = resolve_dataset_source(str(settings.data_file))
+    schema, source = _loans_schema(clean.loans), _loans_source(settings)
     with mlflow_errors(settings):
         for part, loans in parts.items():
             name = f"{clean.source}: {part}, {len(loans)} loans"
-            _log_dataset(MetaDataset(source, name[:500], clean.data_hash[:32], schema), part)
+            dataset = MetaDataset(  # type: ignore[abstract]  # MLflow makes it so, too
+                source, name[:500], clean.data_hash[:32], schema
+            )
+            _log_dataset(dataset, part)
         mlflow.set_tag("data_hash", clean.data_hash)
 
-
+# %% ../../nbs/core/tracking.ipynb #75a7fecc
 def log_environment(
     settings: Settings,
 ):

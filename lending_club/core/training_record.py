@@ -21,7 +21,7 @@ def log_tables(
     for name, table in tables.items():
         mlflow.log_text(table.to_csv(), f"{folder}/{name}.csv")
 
-
+# %% ../../nbs/core/training_record.ipynb #8d8f902f
 def log_figures(
     folder: str,  # among the run's artifacts
     figures: dict,  # by name
@@ -34,7 +34,7 @@ def log_figures(
         mlflow.log_figure(figure, f"{folder}/{name}.png", save_kwargs={"bbox_inches": "tight"})
         plt.close(figure)
 
-
+# %% ../../nbs/core/training_record.ipynb #b9f29e45
 def log_training(
     card: dict,  # as `card.model_card` gives it
     networks,  # fitted: a `SeedAverage` or a `HazardAverage`

@@ -6,6 +6,7 @@
 __all__ = ['number_pattern', 'application_schema']
 
 # %% ../../nbs/serving/document.ipynb #63edebd2
+from typing import Any
 from ..core.months import MONTH_PATTERN
 from ..core.schema import BY_NAME, EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION
 from ..core.spellings import MISSING_TEXTS
@@ -28,7 +29,7 @@ def _same_length(low: str, high: str) -> list[str]:
         last -= 1
     return patterns + [f"[{first}-{last}]{after}"] * (first <= last)
 
-
+# %% ../../nbs/serving/document.ipynb #4da5040f
 def number_pattern(
     low: int,
     high: int,  # at least 1
@@ -47,13 +48,20 @@ _ISO_MONTH = "^(19|20)[0-9][0-9]-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?$"
 _OTHER_WORDS = {"application_type": ["INDIVIDUAL", "JOINT", "DIRECT_PAY"], "disbursement_method": ["CASH", "DIRECT_PAY"]}
 
 
-def _value_schemas(rule: FieldRule) -> list[dict]:
+def _number_schemas(
+    low: float,
+    high: float,
+    percent: bool,  # whether a text may end with %
+) -> list[dict[str, Any]]:
+    "JSON Schemas of a number, and of a text that is one."
+    pattern = f"^ ?({number_pattern(int(low), int(high))}){'( ?%)?' if percent else ''}$"
+    return [{"type": "number", "minimum": low, "maximum": high}, {"type": "string", "pattern": pattern}]
+
+
+def _value_schemas(rule: FieldRule) -> list[dict[str, Any]]:
     "JSON Schemas of a field's value, one or another of which holds."
-    if rule.kind == "number":
-        low, high = rule.minimum, rule.maximum
-        percent = "( ?%)?" if BY_NAME[rule.name].unit == "%" else ""
-        pattern = f"^ ?({number_pattern(int(low), int(high))}){percent}$"
-        return [{"type": "number", "minimum": low, "maximum": high}, {"type": "string", "pattern": pattern}]
+    if rule.kind == "number" and rule.minimum is not None and rule.maximum is not None:
+        return _number_schemas(rule.minimum, rule.maximum, BY_NAME[rule.name].unit == "%")
     if rule.kind == "month":
         return [{"type": "string", "pattern": pattern} for pattern in (MONTH_PATTERN, _ISO_MONTH)]
     if rule.kind == "id":
@@ -67,8 +75,8 @@ def _value_schemas(rule: FieldRule) -> list[dict]:
         return [{"type": "string", "enum": [*words, *map(str, numbers)]}, {"type": "integer", "enum": numbers}]
     return [{"type": "string", "enum": words}]
 
-
-def _field_schema(rule: FieldRule) -> dict:
+# %% ../../nbs/serving/document.ipynb #13e95dab
+def _field_schema(rule: FieldRule) -> dict[str, Any]:
     "JSON Schema of a field."
     if rule.kind == "ignored":
         return {"description": f"{rule.meaning}; {rule.allowed}"}
@@ -80,8 +88,8 @@ def _field_schema(rule: FieldRule) -> dict:
     described = rule.meaning if rule.kind == "id" else f"{rule.meaning}; {rule.allowed}"
     return (own[0] if len(own) == 1 else {"anyOf": own}) | {"description": described}
 
-
-def application_schema() -> dict:
+# %% ../../nbs/serving/document.ipynb #b2930500
+def application_schema() -> dict[str, Any]:
     "JSON Schema of an application."
     return {
         "title": "Application",

@@ -9,10 +9,18 @@ __all__ = ['LARGE', 'return_memory', 'BodyMemory', 'Lease']
 import ctypes
 from anyio import CapacityLimiter, to_thread
 from asyncio import get_running_loop
+from collections.abc import Callable
 from .refusals import RequestError
 
 # %% ../../nbs/serving/memory.ipynb #19933c71
-LARGE = 2**20  # bytes of a body that memory is returned after
+def _find_malloc_trim() -> Callable[[int], object] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return None
+
+
+_malloc_trim = _find_malloc_trim()
 
 
 def return_memory() -> bool:
@@ -22,13 +30,7 @@ def return_memory() -> bool:
     _malloc_trim(0)
     return True
 
-
-try:
-    _malloc_trim = ctypes.CDLL(None).malloc_trim
-except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-    _malloc_trim = None
-
-
+# %% ../../nbs/serving/memory.ipynb #d9255f5f
 class BodyMemory:
     "Bytes of the bodies that are being read and answered."
 
@@ -43,16 +45,19 @@ class BodyMemory:
         "What one request takes: nothing yet; all of it is given back at the end of the `with` block."
         return Lease(self)
 
-    def plan_return(self):
+    def plan_return(self) -> None:
         "Return memory soon, once for the requests that end about now."
         if not self._planned:
             self._planned = True
             loop = get_running_loop()
             loop.call_later(0.1, lambda: loop.create_task(self._return()))
 
-    async def _return(self):
+    async def _return(self) -> None:
         self._planned = False
         await to_thread.run_sync(return_memory, limiter=self._own_thread)
+
+# %% ../../nbs/serving/memory.ipynb #6c421d5e
+LARGE = 2**20  # bytes of a body that memory is returned after
 
 
 class Lease:
@@ -61,17 +66,17 @@ class Lease:
     def __init__(self, memory: BodyMemory):
         self._memory, self.size = memory, 0
 
-    def __enter__(self):
+    def __enter__(self) -> "Lease":
         return self
 
-    def take(self, count: int):
+    def take(self, count: int) -> None:
         "Take more bytes. Raises `RequestError` where too many are taken."
         if self._memory.held + count > self._memory.limit:
             raise RequestError(503, "too many large requests at once: send it again in some seconds")
         self._memory.held += count
         self.size += count
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         if self.size:
             self._memory.held -= self.size
             if self.size > LARGE:

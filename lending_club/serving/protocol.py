@@ -8,17 +8,12 @@ __all__ = ['MAX_HEAD', 'MAX_HEADERS', 'MAX_URL', 'HEAD_SECONDS', 'LimitedHttpPro
 # %% ../../nbs/serving/protocol.ipynb #e10a7a52
 import json
 import re
+from asyncio import TimerHandle, Transport
 from http import HTTPStatus
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .middleware import DISCARDED_BYTES, DISCARDED_SECONDS
 
-# %% ../../nbs/serving/protocol.ipynb #41fab7be
-MAX_HEAD = 2**16  # bytes
-MAX_HEADERS = 200
-MAX_URL = 2**13  # bytes
-HEAD_SECONDS = 20
-
-
+# %% ../../nbs/serving/protocol.ipynb #0068d58b
 _OFFER = re.compile(rb"\r\nupgrade(:[ \t]*h2c)", re.IGNORECASE)
 
 
@@ -28,23 +23,75 @@ def _without_h2c(data: bytes) -> bytes:
     head = data if end < 0 else data[:end]
     return _OFFER.sub(rb"\r\nx-offered\1", head) + data[len(head) :]
 
+# %% ../../nbs/serving/protocol.ipynb #b6649e6c
+MAX_HEAD = 2**16  # bytes
+MAX_HEADERS = 200
+MAX_URL = 2**13  # bytes
+_HEAD_TOO_LARGE = f"the head of the request is larger than {MAX_HEAD / 2**10:g} KiB: send fewer or shorter headers"
 
-class LimitedHttpProtocol(HttpToolsProtocol):
-    "uvicorn's protocol on httptools, with limits on the head of a request."
 
-    _in_head, _refused = True, False
-    _pending = 0  # bytes since the end of a head, a piece of body or the end of a request
-    _timer = None
+def _head_refusal(
+    url: bytes,
+    headers: list[tuple[bytes, bytes]],
+    received: int,  # bytes of the head, and what came with it
+) -> tuple[int, str] | None:  # status and reason
+    "Why a complete head is refused."
+    if len(url) > MAX_URL:
+        return 414, f"the URL is longer than {MAX_URL / 2**10:g} KiB"
+    if len(headers) > MAX_HEADERS:
+        return 431, f"the request has more than {MAX_HEADERS} headers"
+    if received > MAX_HEAD and sum(len(name) + len(value) for name, value in headers) > MAX_HEAD:
+        return 431, _HEAD_TOO_LARGE
+    return None
 
-    def connection_made(self, transport):
+# %% ../../nbs/serving/protocol.ipynb #2350068b
+def _too_large_answer() -> bytes:
+    "The whole answer to a head that goes on for more than the limit."
+    body = json.dumps({"detail": _HEAD_TOO_LARGE}).encode()
+    head = f"HTTP/1.1 431 {HTTPStatus(431).phrase}\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    return head.encode() + body
+
+# %% ../../nbs/serving/protocol.ipynb #000cfb12
+HEAD_SECONDS = 20
+
+
+class _TimedHttpProtocol(HttpToolsProtocol):
+    "uvicorn's protocol on httptools, which closes a connection whose head does not come in time."
+
+    _timer: TimerHandle | None = None
+
+    def connection_made(  # type: ignore[override]  # uvicorn's own signature
+        self, transport: Transport
+    ) -> None:
         super().connection_made(transport)
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._close)
+        self._close_after(HEAD_SECONDS)
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes):
+    def _close_after(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self._close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self) -> None:
+        self._stop_timer()
+        if not self.transport.is_closing():
+            self.transport.close()
+
+# %% ../../nbs/serving/protocol.ipynb #41fab7be
+class LimitedHttpProtocol(_TimedHttpProtocol):
+    "uvicorn's protocol on httptools, with limits on the head of a request."
+
+    _in_head, _refused, _pending = True, False, 0  # pending: bytes since the end of a head, a piece of body or a request
+
+    def data_received(self, data: bytes) -> None:
         if self._in_head and b"h2c" in data:
             data = _without_h2c(data)
         self._pending += len(data)
@@ -56,56 +103,32 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._pending > MAX_HEAD:
             self._refuse_head()
         elif self._pending and self._in_head and self._timer is None:
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._close)
+            self._close_after(HEAD_SECONDS)
 
-    def on_headers_complete(self):
-        reason = None
-        if len(self.url) > MAX_URL:
-            reason = 414, f"the URL is longer than {MAX_URL / 2**10:g} KiB"
-        elif len(self.headers) > MAX_HEADERS:
-            reason = 431, f"the request has more than {MAX_HEADERS} headers"
-        elif self._pending > MAX_HEAD and sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
-            reason = 431, _HEAD_TOO_LARGE
-        if reason:
-            self.scope["refused"] = reason
+    def on_headers_complete(self) -> None:
+        if reason := _head_refusal(self.url, self.headers, self._pending):
+            self.scope["refused"] = reason  # type: ignore[typeddict-unknown-key]  # our own key, which the app reads
         self._pending, self._in_head = 0, False
         self._stop_timer()
         super().on_headers_complete()
 
-    def on_body(self, body: bytes):
+    def on_body(self, body: bytes) -> None:
         self._pending = 0
         super().on_body(body)
 
-    def on_message_complete(self):
+    def on_message_complete(self) -> None:
         self._pending, self._in_head = 0, True
         super().on_message_complete()
 
-    def _refuse_head(self):
+    def _refuse_head(self) -> None:
         if self.transport.is_closing():
             return
         if not self._in_head or (self.cycle is not None and not self.cycle.response_complete):
             self._close()  # trailers, or a request behind one that is being answered
             return
         self.logger.warning("The head of a request is too large.")
-        body = json.dumps({"detail": _HEAD_TOO_LARGE}).encode()
-        head = f"HTTP/1.1 431 {HTTPStatus(431).phrase}\r\ncontent-type: application/json\r\n"
-        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self._refused, self._pending = True, 0
-        self.transport.write(head.encode() + body)
+        self.transport.write(_too_large_answer())
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._stop_timer()
-        self._timer = self.loop.call_later(DISCARDED_SECONDS, self._close)
-
-    def _stop_timer(self):
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _close(self):
-        self._stop_timer()
-        if not self.transport.is_closing():
-            self.transport.close()
-
-
-_HEAD_TOO_LARGE = f"the head of the request is larger than {MAX_HEAD / 2**10:g} KiB: send fewer or shorter headers"
+        self._close_after(DISCARDED_SECONDS)

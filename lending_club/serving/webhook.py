@@ -12,16 +12,14 @@ import hmac
 import json
 import time
 from collections.abc import Mapping
-from .scorer import ServingError
+from typing import Any
+from .version import ServingError
 
 # %% ../../nbs/serving/webhook.ipynb #846e6df1
 class WebhookError(ServingError):
     "A webhook's call that is not to be believed."
 
-
-WEBHOOK_TOLERANCE = 300  # seconds before and after now that a call's time may lie
-
-
+# %% ../../nbs/serving/webhook.ipynb #189998ae
 def sign_webhook(
     secret: str,  # that the webhook was created with
     delivery_id: str,  # of the call
@@ -32,31 +30,53 @@ def sign_webhook(
     signed = f"{delivery_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest()).decode()
 
+# %% ../../nbs/serving/webhook.ipynb #6912dd6d
+_HEADERS = ("X-MLflow-Signature", "X-MLflow-Delivery-Id", "X-MLflow-Timestamp")
 
-def check_webhook(
+
+def _signed_time(
     secret: str,  # that the webhook was created with
-    headers: Mapping,  # of the call; upper or lower case
-    body: bytes,  # as it came
-    now: float | None = None,  # seconds since 1970; the present by default
-) -> dict:  # entity, action, data and so on
-    "The payload of a call of MLflow's registry webhook. Raises `WebhookError`."
-    if not secret:
-        raise WebhookError("no webhook_secret is set, so no call can be checked")
+    headers: Mapping[Any, Any],  # of the call; upper or lower case
+    body: bytes,
+) -> str:  # as the header has it
+    "The time of a call whose signature is right. Raises `WebhookError`."
     given = {str(name).lower(): str(value) for name, value in headers.items()}
-    names = ("X-MLflow-Signature", "X-MLflow-Delivery-Id", "X-MLflow-Timestamp")
-    missing = [name for name in names if not given.get(name.lower())]
+    missing = [name for name in _HEADERS if not given.get(name.lower())]
     if missing:
         raise WebhookError(f"the call has no {', '.join(missing)}: create the webhook with a secret")
-    signature, delivery_id, timestamp = (given[name.lower()] for name in names)
+    signature, delivery_id, timestamp = (given[name.lower()] for name in _HEADERS)
     expected = sign_webhook(secret, delivery_id, timestamp, body)
     if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogateescape")):
         raise WebhookError("the signature is another: the webhook was created with another secret, or the call was changed")
+    return timestamp
+
+# %% ../../nbs/serving/webhook.ipynb #19950cc6
+WEBHOOK_TOLERANCE = 300  # seconds before and after now that a call's time may lie
+
+
+def _check_age(
+    timestamp: str,  # seconds since 1970, as the call says
+    now: float,
+) -> None:
+    "Raise `WebhookError` if the call is not of about now."
     if not (timestamp.isascii() and timestamp.isdigit()):
         raise WebhookError("X-MLflow-Timestamp is no time in seconds since 1970")
-    age = (time.time() if now is None else now) - int(timestamp)
+    age = now - int(timestamp)
     if abs(age) > WEBHOOK_TOLERANCE:
         when = f"{age:.0f} s ago" if age > 0 else f"{-age:.0f} s in the future"
         raise WebhookError(f"the call is of {when}, more than {WEBHOOK_TOLERANCE} s from now: it may be a recorded one")
+
+# %% ../../nbs/serving/webhook.ipynb #7cc17ecd
+def check_webhook(
+    secret: str,  # that the webhook was created with
+    headers: Mapping[Any, Any],  # of the call; upper or lower case
+    body: bytes,  # as it came
+    now: float | None = None,  # seconds since 1970; the present by default
+) -> dict[str, Any]:  # entity, action, data and so on
+    "The payload of a call of MLflow's registry webhook. Raises `WebhookError`."
+    if not secret:
+        raise WebhookError("no webhook_secret is set, so no call can be checked")
+    _check_age(_signed_time(secret, headers, body), time.time() if now is None else now)
     try:
         payload = json.loads(body)
     except ValueError as error:
