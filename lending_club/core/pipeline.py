@@ -160,7 +160,8 @@ def notebook_page(
     "The notebook as one page, with its pictures."
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(embed_images=True)
+    last_state = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})  # of a progress bar, not every one
+    exporter = HTMLExporter(embed_images=True, config=last_state)
     exporter.log.setLevel(logging.ERROR)  # it misses descriptions of pictures, whose titles stand above them
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your element with mimetype")  # plotly's data; the same picture follows as PNG
@@ -200,8 +201,7 @@ def run_stages(
     for number, (stage, notebook) in enumerate(notebooks.items(), 1):
         title, note = f"[{number}/{len(stages)}] {stage}", read_notes(settings).get(stage)
         own = _own_parameters(notebook, parameters)
-        same = note is not None and not force and note["key"] == stage_key(settings, stage, own)
-        if same and result_exists(settings, stage, note):
+        if note and not force and note["key"] == stage_key(settings, stage, own) and result_exists(settings, stage, note):
             say(f"{title}: unchanged since {note['ended']}, skipped")
             executed[stage] = settings.root / note["notebook"]
             continue
