@@ -280,6 +280,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'lending_club.core.compile.GraphNet.predict_proba': ( 'core/compile.html#graphnet.predict_proba',
                                                                                                  'lending_club/core/compile.py'),
                                            'lending_club.core.compile._quiet': ('core/compile.html#_quiet', 'lending_club/core/compile.py'),
+                                           'lending_club.core.compile._without_traces': ( 'core/compile.html#_without_traces',
+                                                                                          'lending_club/core/compile.py'),
                                            'lending_club.core.compile.check_compiled': ( 'core/compile.html#check_compiled',
                                                                                          'lending_club/core/compile.py'),
                                            'lending_club.core.compile.compile_pipeline': ( 'core/compile.html#compile_pipeline',

@@ -50,6 +50,13 @@ def _quiet(*names):
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
 
+# %% ../../nbs/core/compile.ipynb #d323e02d
+def _without_traces(model):
+    "Leave out of an ONNX model what the exporter noted about its operations and values."
+    for part in (model.graph, *model.functions):
+        for noted in (*part.node, *part.value_info):
+            del noted.metadata_props[:]
+
 # %% ../../nbs/core/compile.ipynb #07e58824
 def write_graph(
     net,  # fitted: a `SeedAverage`, a `LoanNet`, or a scoring module such as `hazards.HazardScoring`
@@ -78,7 +85,9 @@ def write_graph(
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = fold_spaces(error)[:300]
         raise ExportError(f"PyTorch cannot write the network as an ONNX graph ({reason})") from error
-    return program.model_proto.SerializeToString()  # type: ignore[union-attr]  # None only without `dynamo`
+    model = program.model_proto  # type: ignore[union-attr]  # None only without `dynamo`
+    _without_traces(model)
+    return model.SerializeToString()
 
 # %% ../../nbs/core/compile.ipynb #e00e8562
 def refuse_difference(
