@@ -146,23 +146,6 @@ def stock(tmp_path_factory) -> Stock:
     return made_once(tmp_path_factory, "stock", make_stock)
 
 
-def fit_on_many_loans(folder: Path) -> tuple:
-    from lending_club.clean import load_clean, split_loans
-    from lending_club.core.hyperparameters import default_parameters
-    from lending_club.train import assemble_pipeline, fit_networks
-
-    settings = replace(load_settings(folder), sample_rows=30_000, epochs=15)
-    splits = split_loans(settings, load_clean(settings))
-    fitted = fit_networks(splits, default_parameters(settings.network), settings, progress=False)
-    return splits, assemble_pipeline(splits, fitted), assemble_pipeline(splits, fitted, cautious=False)
-
-
-@pytest.fixture(scope="session")
-def large(tmp_path_factory) -> tuple:
-    "Splits of 30,000 loans of the sample, and a Pipeline of the default network with and without cautious imputation."
-    return made_once(tmp_path_factory, "large", fit_on_many_loans)
-
-
 @pytest.fixture
 def stocked(stock, tmp_path, monkeypatch) -> Settings:
     "Settings of a copy of the stock, which is also the working directory."

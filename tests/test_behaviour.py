@@ -3,15 +3,22 @@
 import numpy as np
 import pytest
 
+from lending_club.clean import load_clean, split_loans
 from lending_club.core.applications import as_applications
 from lending_club.core.compile import compile_pipeline
+from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.schema import COLUMNS
+from lending_club.core.settings import scratch_settings
+from lending_club.train import fit_pipeline
 
 
 @pytest.fixture(scope="module")
-def trained(large):
+def trained():
     "A compiled model of the default network, and 500 test applications."
-    splits, pipeline, _ = large
+    settings = scratch_settings(sample_rows=20_000, epochs=10)
+    clean = load_clean(settings)
+    splits = split_loans(settings, clean)
+    pipeline = fit_pipeline(splits, default_parameters(settings.network, clean.target), settings, progress=False)
     compiled = compile_pipeline(pipeline)
     return compiled, as_applications(splits.test[:500], compiled.tables["columns"])
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import REPO
 
-from lending_club.clean import clean_loans, temporal_split
+from lending_club.clean import clean_loans, load_clean, temporal_split
 from lending_club.core.applications import as_applications
 from lending_club.core.compile import compile_pipeline
 from lending_club.core.data import read_loans
@@ -22,6 +22,14 @@ def both_ways(splits, settings):
     "The same networks with cautious imputation and without."
     fitted = fit_networks(splits, default_parameters("tabm"), settings, progress=False)
     return assemble_pipeline(splits, fitted), assemble_pipeline(splits, fitted, cautious=False)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    "Splits of the sample, and the Pipeline with and without cautious imputation."
+    settings = scratch_settings(fresh=True, sample_rows=30_000, epochs=15)
+    splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
+    return splits, *both_ways(splits, settings)
 
 
 def some(loans: pd.DataFrame, n: int = 500) -> pd.DataFrame:
@@ -43,8 +51,8 @@ def sets_of(pipeline) -> list[tuple[str, ...]]:
     return [tuple(row["field"].split(" and ")) for row in pipeline[-1].imputation_]
 
 
-def test_leaving_out_a_field_does_not_pay(large):
-    splits, careful, plain = large
+def test_leaving_out_a_field_does_not_pay(sample):
+    splits, careful, plain = sample
     loans, fields = some(splits.test), fields_of(careful)
     assert {"dti", "int_rate", "sub_grade", "purpose", "home_ownership", "fico_range_low", "inq_last_6mths"} <= set(fields)
     assert ("fico_range_low", "fico_range_high") in sets_of(careful)
@@ -53,37 +61,37 @@ def test_leaving_out_a_field_does_not_pay(large):
     assert who_gains(plain, loans, "dti") > 0.2, "the plain way shows the fault, or else this shows nothing"
 
 
-def test_leaving_out_what_speaks_against_one_does_not_pay(large):
-    splits, careful, _ = large
+def test_leaving_out_what_speaks_against_one_does_not_pay(sample):
+    splits, careful, _ = sample
     burdened = splits.test[splits.test["dti"] > 25]
     low = splits.test[splits.test["fico_range_low"] < 690]
     assert who_gains(careful, burdened, "dti") <= 0.1
     assert who_gains(careful, low, "fico_range_low", "fico_range_high") <= 0.1
 
 
-def test_stating_no_income_does_not_pay(large):
-    splits, careful, _ = large
+def test_stating_no_income_does_not_pay(sample):
+    splits, careful, _ = sample
     for loans in (some(splits.test), splits.test.nsmallest(500, "annual_inc")):
         p, without = (careful.predict_proba(part)[:, 1] for part in (loans, loans.assign(annual_inc=0.0)))
         assert np.mean(p - without > 0.005) <= 0.05
 
 
-def test_complete_applications_keep_their_pds(large):
-    splits, careful, plain = large
+def test_complete_applications_keep_their_pds(sample):
+    splits, careful, plain = sample
     complete = splits.test.dropna(subset=fields_of(careful))
     assert len(complete) > 0.9 * len(splits.test)
     np.testing.assert_array_equal(careful.predict_proba(complete), plain.predict_proba(complete))
 
 
-def test_a_file_without_the_fields_is_not_refused_as_a_whole(large):
-    splits, careful, _ = large
+def test_a_file_without_the_fields_is_not_refused_as_a_whole(sample):
+    splits, careful, _ = sample
     loans = some(splits.test)
     with_all, without = (careful.predict_proba(part)[:, 1].mean() for part in (loans, loans.drop(columns=fields_of(careful))))
     assert with_all - 0.02 < without < with_all + 0.12
 
 
-def test_service_and_pipeline_impute_alike(large):
-    splits, careful, _ = large
+def test_service_and_pipeline_impute_alike(sample):
+    splits, careful, _ = sample
     compiled = compile_pipeline(careful)
     loans, rng = some(splits.test, 300).copy(), np.random.default_rng(0)
     for field in fields_of(careful):
@@ -95,8 +103,8 @@ def test_service_and_pipeline_impute_alike(large):
     np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-6)
 
 
-def test_a_given_field_that_makes_no_feature_is_not_imputed(large):
-    splits, careful, plain = large
+def test_a_given_field_that_makes_no_feature_is_not_imputed(sample):
+    splits, careful, plain = sample
     loans = some(splits.test, 100).assign(emp_length="n/a").dropna(subset=fields_of(careful))
     np.testing.assert_array_equal(careful.predict_proba(loans), plain.predict_proba(loans))
 
