@@ -86,7 +86,7 @@ def _trial_net(trial: optuna.Trial, parameters: dict, layout: dict, settings: Se
     )
     return net.set_params(callbacks__progress=None)  # the search has a bar of its own
 
-
+# %% ../nbs/03_hpo.ipynb #f8b6b2a3
 def objective(
     trial: optuna.Trial,
     matrices: tuple,  # X and y of train, X and y of validation

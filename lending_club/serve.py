@@ -6,6 +6,7 @@
 __all__ = ['HTTP_PROTOCOL', 'check_port', 'serve']
 
 # %% ../nbs/06_serve.ipynb #ccecf604
+import functools
 import os
 import socket
 from importlib.util import find_spec
@@ -29,7 +30,7 @@ def check_port(
     except OSError as error:
         raise LendingClubError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from error
 
-
+# %% ../nbs/06_serve.ipynb #897a67bb
 def serve(
     settings: Settings,
 ):
@@ -40,18 +41,19 @@ def serve(
     from lending_club.serving.observability import log_config
 
     app = create_app(settings)
-    how = {
-        "host": settings.api_host,
-        "port": settings.api_port,
-        "log_config": log_config(settings.log_format),
-        "access_log": False,  # the app has its own
-        "http": HTTP_PROTOCOL,
-        "timeout_graceful_shutdown": 30,
-    }
+    run = functools.partial(
+        uvicorn.run,
+        host=settings.api_host,
+        port=settings.api_port,
+        log_config=log_config(settings.log_format),
+        access_log=False,  # the app has its own
+        http=HTTP_PROTOCOL,
+        timeout_graceful_shutdown=30,
+    )
     check_port(settings.api_host, settings.api_port)
     if settings.api_workers == 1:
-        uvicorn.run(app, **how)
+        run(app)
         return
     with temporary_folder(prefix="lending-club-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        uvicorn.run("lending_club.serving.app:create_app", factory=True, workers=settings.api_workers, **how)
+        run("lending_club.serving.app:create_app", factory=True, workers=settings.api_workers)

@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from lending_club.core.estimators import LoanNet, SeedAverage
+from lending_club.core.estimators import LoanNet, SeedAverage, compare_losses
 from lending_club.core.hyperparameters import DEFAULTS, make_net
 from lending_club.core.networks import LoanMLP, LoanTabM, MemberLinear, NumericEmbedding, quantile_bins
 from lending_club.core.registry import connect, version_by_alias
@@ -183,9 +183,8 @@ def test_loans_learnt_by_heart_are_a_warning(caplog, seeds, whose):
 
 @pytest.mark.parametrize("bad", [0, 1, 2])
 def test_each_network_is_looked_at(caplog, bad):
-    nets = SeedAverage(LoanNet(**TINY))
-    nets.histories_ = [[{"valid_loss": 0.9 if i == bad else 0.6}, {"valid_loss": 2.0}] for i in range(3)]
-    assert nets._compare_losses(np.array([0, 1]), None)["validation_log_loss"] == 0.9
+    histories = [[{"valid_loss": 0.9 if i == bad else 0.6}, {"valid_loss": 2.0}] for i in range(3)]
+    assert compare_losses(histories, np.array([0, 1]))["validation_log_loss"] == 0.9
     assert "of one of 3 networks is 0.9000 at best" in caplog.text
 
 

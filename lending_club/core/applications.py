@@ -12,6 +12,7 @@ import itertools
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from typing import overload
 
 import numpy as np
 
@@ -156,6 +157,12 @@ def table_of(
     return ApplicationTable(block, texts)
 
 # %% ../../nbs/core/applications.ipynb #83c230aa
+@overload
+def read_applications(
+    applications: Sequence[Mapping] | ApplicationTable, stand_ins: Mapping[str, str] | None = None
+) -> ApplicationTable: ...
+@overload
+def read_applications(applications: Sequence[Mapping] | RawColumns, stand_ins: Mapping[str, str] | None = None) -> RawColumns: ...
 def read_applications(
     applications: Sequence[Mapping] | RawColumns,  # raw fields by name
     stand_ins: Mapping[str, str] | None = None,  # texts by field, for applications that lack it

@@ -24,11 +24,27 @@ def _code_columns(layout: dict) -> list[int]:
     first = layout["n_numeric"] + layout["n_flags"]
     return list(range(first, first + len(layout["cardinalities"])))
 
-
+# %% ../../nbs/core/baselines.ipynb #c535cf5c
 def _logistic_regression(layout: dict) -> Pipeline:
     one_hot = (OneHotEncoder(handle_unknown="ignore", sparse_output=False), _code_columns(layout))
     spread = make_column_transformer(one_hot, remainder="passthrough")
     return make_pipeline(spread, LogisticRegression(C=0.1, max_iter=2_000))
+
+# %% ../../nbs/core/baselines.ipynb #d2a2e040
+_TREES = {
+    "objective": "binary",
+    "learning_rate": 0.03,
+    "num_leaves": 15,
+    "min_data_in_leaf": 50,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
 
 
 def _lightgbm(splits, prepare: Pipeline, seed: int):
@@ -38,21 +54,7 @@ def _lightgbm(splits, prepare: Pipeline, seed: int):
     except ImportError:
         log.info("LightGBM is not installed, so the table goes without it: pip install lightgbm")
         return None
-    parameters = {
-        "objective": "binary",
-        "learning_rate": 0.03,
-        "num_leaves": 15,
-        "min_data_in_leaf": 50,
-        "feature_fraction": 0.5,
-        "bagging_fraction": 0.8,
-        "bagging_freq": 1,
-        "lambda_l2": 5.0,
-        "seed": seed,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,
-        "verbosity": -1,
-    }
+    parameters = _TREES | {"seed": seed}
     codes = _code_columns(prepare["encode"].layout_)
 
     def loans(part, **options):

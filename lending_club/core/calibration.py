@@ -82,7 +82,7 @@ def best_calibrator(
         for fitted, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(p, y):
             out[held] = Calibrator(method, prior).fit(p[fitted], y[fitted]).predict(p[held])
         losses[method] = float(log_loss(y, out))
-    return Calibrator(min(losses, key=losses.get, default=methods[0]), prior).fit(p, y), losses
+    return Calibrator(min(losses, key=losses.__getitem__, default=methods[0]), prior).fit(p, y), losses
 
 # %% ../../nbs/core/calibration.ipynb #34ef9e27
 class CalibratedNet(ClassifierMixin, BaseEstimator):

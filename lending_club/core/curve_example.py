@@ -23,15 +23,13 @@ def _form(term: int) -> np.ndarray:  # shape (60,)
     months = np.minimum(np.arange(1, MONTHS + 1), term)
     return (1 - _STAY**months) / (1 - _STAY**term)
 
-
-def curve_graph(
+# %% ../../nbs/core/curve_example.ipynb #423929bd
+def _constants(
     width: int,  # columns of the matrix
     term_column: int,  # that holds the encoded term
     middle: float,  # between the encoded 36 and 60 months
-) -> bytes:  # an ONNX model with the outputs `log_odds` and `cumulative`
-    "A graph with curves that no training has seen."
-    from onnx import TensorProto, helper, numpy_helper
-
+) -> tuple[dict, dict]:  # by name: numbers, and whole numbers
+    "The graph's constants."
     weights = np.zeros((width, 1))
     weights[:20, 0] = np.random.default_rng(0).normal(0, 0.25, len(weights[:20]))
     forms = np.stack([_form(36), _form(MONTHS)])[:, None, :, None]
@@ -44,27 +42,43 @@ def curve_graph(
         "paid": [[0.4]],
         "one": [[1.0]],
     }
+    return numbers, {"term_column": [term_column], "columns": [1], "last": [2]}
+
+# %% ../../nbs/core/curve_example.ipynb #5cdcde9c
+_STEPS = (
+    ("MatMul", ["X", "weights"], "linear"),
+    ("Add", ["linear", "bias"], "odds"),
+    ("Squeeze", ["odds", "columns"], "log_odds"),
+    ("Sigmoid", ["odds"], "p"),
+    ("Sub", ["one", "p"], "rest"),
+    ("Mul", ["rest", "paid"], "payoff"),
+    ("Concat", ["p", "payoff"], "ends"),
+    ("Unsqueeze", ["ends", "columns"], "wide"),
+    ("Gather", ["X", "term_column"], "term"),
+    ("Greater", ["term", "middle"], "is_long"),
+    ("Unsqueeze", ["is_long", "last"], "is_long_wide"),
+    ("Where", ["is_long_wide", "long", "short"], "form"),
+    ("Mul", ["form", "wide"], "cumulative"),
+)
+_ALONG_COLUMNS = ("Concat", "Gather")
+
+
+def curve_graph(
+    width: int,  # columns of the matrix
+    term_column: int,  # that holds the encoded term
+    middle: float,  # between the encoded 36 and 60 months
+) -> bytes:  # an ONNX model with the outputs `log_odds` and `cumulative`
+    "A graph with curves that no training has seen."
+    from onnx import TensorProto, helper, numpy_helper
+
+    numbers, whole = _constants(width, term_column, middle)
     arrays = [numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in numbers.items()]
-    whole = {"term_column": [term_column], "columns": [1], "last": [2]}
     arrays += [numpy_helper.from_array(np.array(array, np.int64), name) for name, array in whole.items()]
-    steps = [
-        ("MatMul", ["X", "weights"], "linear"),
-        ("Add", ["linear", "bias"], "odds"),
-        ("Squeeze", ["odds", "columns"], "log_odds"),
-        ("Sigmoid", ["odds"], "p"),
-        ("Sub", ["one", "p"], "rest"),
-        ("Mul", ["rest", "paid"], "payoff"),
-        ("Concat", ["p", "payoff"], "ends"),
-        ("Unsqueeze", ["ends", "columns"], "wide"),
-        ("Gather", ["X", "term_column"], "term"),
-        ("Greater", ["term", "middle"], "is_long"),
-        ("Unsqueeze", ["is_long", "last"], "is_long_wide"),
-        ("Where", ["is_long_wide", "long", "short"], "form"),
-        ("Mul", ["form", "wide"], "cumulative"),
+    nodes = [
+        helper.make_node(kind, inputs, [output], axis=1) if kind in _ALONG_COLUMNS else helper.make_node(kind, inputs, [output])
+        for kind, inputs, output in _STEPS
     ]
-    how = {"Concat": {"axis": 1}, "Gather": {"axis": 1}}
-    nodes = [helper.make_node(kind, inputs, [output], **how.get(kind, {})) for kind, inputs, output in steps]
-    shapes = {"X": ["n", width], "log_odds": ["n"], "cumulative": ["n", MONTHS, 2]}
+    shapes: dict[str, list[int | str | None]] = {"X": ["n", width], "log_odds": ["n"], "cumulative": ["n", MONTHS, 2]}
     matrix, *outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
     graph = helper.make_graph(nodes, "curves", [matrix], outputs, arrays)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()

@@ -19,7 +19,7 @@ ARREARS = 5  # months from the last payment to charge-off
 class CurveError(LendingClubError):
     "Curves or ages that do not fit."
 
-
+# %% ../../nbs/core/curves.ipynb #4dca8089
 def _checked(
     cumulative,  # array-like
 ) -> np.ndarray:  # shape (n, 60, 2), float64
@@ -44,6 +44,28 @@ def monthly(
     return np.diff(_checked(cumulative), axis=1, prepend=0.0)
 
 # %% ../../nbs/core/curves.ipynb #3cc56214
+def _checked_ages(age, n: int) -> np.ndarray:  # shape (n,), int
+    given = np.asarray(age)
+    if given.shape not in ((), (n,)):
+        raise CurveError(f"the ages have the shape {given.shape}: give one for all loans, or one for each of the {n}")
+    ages = np.broadcast_to(given, n)
+    wrong = ~((ages >= 0) & (ages < MONTHS) & (ages == np.floor(ages)))
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        raise CurveError(f"the age of loan {place} is {ages[place]}: give whole months on book from 0 to {MONTHS - 1}")
+    return ages.astype(np.int64)
+
+# %% ../../nbs/core/curves.ipynb #5777cd81
+def _refuse_ended(ages: np.ndarray, goes_on: np.ndarray):
+    "Raise `CurveError` where a loan cannot be running at its age."
+    if not goes_on.all():
+        place = int(np.argmin(goes_on))
+        raise CurveError(
+            f"{(~goes_on).sum()} of {len(ages)} loans have no event left; the first is loan {place} at age {ages[place]}: "
+            "leave out loans whose term is over"
+        )
+
+# %% ../../nbs/core/curves.ipynb #98120dd1
 def given_age(
     cumulative: np.ndarray,  # shape (n, 60, 2)
     age: np.ndarray | int,  # whole months on book, 0 to 59: one for all loans, or shape (n,)
@@ -59,25 +81,3 @@ def given_age(
     _refuse_ended(ages, (running > 0)[:, 0, 0] & (curves[:, -1] > now[:, 0]).any(axis=1))
     later = np.arange(1, MONTHS + 1) > ages[:, None]
     return np.where(later[:, :, None], curves - now, 0.0) / running
-
-
-def _checked_ages(age, n: int) -> np.ndarray:  # shape (n,), int
-    given = np.asarray(age)
-    if given.shape not in ((), (n,)):
-        raise CurveError(f"the ages have the shape {given.shape}: give one for all loans, or one for each of the {n}")
-    ages = np.broadcast_to(given, n)
-    wrong = ~((ages >= 0) & (ages < MONTHS) & (ages == np.floor(ages)))
-    if wrong.any():
-        place = int(np.argmax(wrong))
-        raise CurveError(f"the age of loan {place} is {ages[place]}: give whole months on book from 0 to {MONTHS - 1}")
-    return ages.astype(np.int64)
-
-
-def _refuse_ended(ages: np.ndarray, goes_on: np.ndarray):
-    "Raise `CurveError` where a loan cannot be running at its age."
-    if not goes_on.all():
-        place = int(np.argmin(goes_on))
-        raise CurveError(
-            f"{(~goes_on).sum()} of {len(ages)} loans have no event left; the first is loan {place} at age {ages[place]}: "
-            "leave out loans whose term is over"
-        )

@@ -18,25 +18,12 @@ from .text import fold_spaces
 
 # %% ../../nbs/core/dates.ipynb #9238f751
 _MONTH_PLACES = {name.casefold(): place for place, name in enumerate(MONTH_NAMES)}
-_LONG_NAMES = (
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-)
+_LONG_NAMES = tuple("january february march april may june july august september october november december".split())
 _MONTH_PLACES |= {name: place for place, name in enumerate(_LONG_NAMES)} | {"sept": 8}
 _WEEKDAY = re.compile(r"\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\b[,.]? *")
 _TIME = re.compile(r"[ t]+(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))? *(am|pm)? *(?:z|utc|gmt|[+-]\d\d:?(?:\d\d)?)?(?:\[[^]]*\])?$")
 
-
+# %% ../../nbs/core/dates.ipynb #e1b52edc
 class Unsure(tuple):
     "A month of which a part is unknown: (month of the century, or None; first part, second part, last part)."
 
@@ -53,7 +40,7 @@ def _without_time(text: str) -> tuple[str, bool]:
 def _year(text: str) -> int | None:
     return int(text) if len(text) == 4 and 1900 <= int(text) <= 2099 else None
 
-
+# %% ../../nbs/core/dates.ipynb #699b0839
 def _named_month(parts: list[str]) -> "int | Unsure | None":
     "A month of parts of which one is its name, such as `1`, `dec`, `2011`."
     names = [i for i, part in enumerate(parts) if part in _MONTH_PLACES]
@@ -94,7 +81,7 @@ def _digit_month(parts: list[str], separator: str) -> "int | Unsure | None":
         return None
     return Unsure((None, first, second, year))
 
-
+# %% ../../nbs/core/dates.ipynb #c4b51cd6
 def _raw_month(text: str) -> "int | Unsure | None":
     "What a text says about a month: the months since year 0, a part of it, or None."
     text, timed = _without_time(_WEEKDAY.sub("", re.sub("[‐-―−]", "-", fold_spaces(text).strip("'\"’ ").casefold())))
@@ -122,7 +109,7 @@ def _day_first(unsure: Sequence[Unsure]) -> bool | None:  # None: not known
         return large[0]
     return True if all(ones) else None  # 1/1/2011: the order does not matter
 
-
+# %% ../../nbs/core/dates.ipynb #3040e7ea
 def _settle(found: "int | Unsure | None", day_first: bool | None) -> "int | Unsure | None":
     "A month whose order of day and month is known."
     if type(found) is not Unsure or found[1] is None:
@@ -145,7 +132,7 @@ def _clock_month(number: int, start: date, per_day: int) -> int | None:
     day = start + timedelta(days=days)
     return day.year * 12 + day.month - 1 if day.day == 1 and 1900 <= day.year <= 2099 else None
 
-
+# %% ../../nbs/core/dates.ipynb #f2e35a9a
 def _clock_months(texts: Sequence[str]) -> list[int] | None:
     "Months of numbers that count days or parts of seconds; None where they do not."
     if len(texts) < 2 or not all(map(_NUMBER.fullmatch, texts)):
@@ -155,8 +142,9 @@ def _clock_months(texts: Sequence[str]) -> list[int] | None:
         return None
     for start, per_day in _CLOCKS:
         months = [_clock_month(number, start, per_day) for number in numbers]
-        if None not in months:
-            return months
+        known = [month for month in months if month is not None]
+        if len(known) == len(months):
+            return known
     return None
 
 # %% ../../nbs/core/dates.ipynb #30da9768
@@ -173,9 +161,9 @@ def read_months(
     day_first = _day_first(unsure) if unsure else None
     settled = [_settle(each, day_first) for each in found]
     short = [type(each) is Unsure for each in settled]
-    return [math.nan if each is None else float(each[0] if type(each) is Unsure else each) for each in settled], short
+    return [math.nan if each is None else float(each[0] if isinstance(each, Unsure) else each) for each in settled], short
 
-
+# %% ../../nbs/core/dates.ipynb #a57c9c83
 FIRST_ISSUE = 2007 * 12  # Lending Club's first loans are of 2007; months since year 0
 LONGEST_HISTORY = 90 * 12  # months; no credit line is older than that at its loan's issue
 
@@ -193,7 +181,7 @@ def in_century(
     result[~(back <= span)] = math.nan
     return result
 
-
+# %% ../../nbs/core/dates.ipynb #d849e6d4
 def century_of(
     column: Column,  # of kind `month`
     today: float | None = None,  # months since year 0; None: this month
@@ -215,7 +203,7 @@ def month_spelling(
     "A month as the public file writes it."
     return _MONTH_TEXTS[int(month) - 1900 * 12]
 
-
+# %% ../../nbs/core/dates.ipynb #1f5c058d
 def canonical_month(
     column: Column,  # of kind `month`
     text: str,  # not a missing one, see `spellings.is_missing_text`
@@ -232,11 +220,12 @@ def canonical_month(
         _, first, second, last = found
         may_be_year_first = second <= 12 and 1 <= last <= 31 and first != last  # 15-06-01 may be 2015-06
         found = None if may_be_year_first else _settle(found, first > 12 if max(first, second) > 12 else None)
-    if type(found) is Unsure:
-        found = in_century(float(found[0]), *century_of(column, latest))
-    return None if found is None or found != found else month_spelling(found)
+    if isinstance(found, Unsure):
+        month = in_century(float(found[0]), *century_of(column, latest))
+        return None if math.isnan(month) else month_spelling(month)
+    return None if found is None else month_spelling(found)
 
-
+# %% ../../nbs/core/dates.ipynb #32a74fcc
 FEWEST_DAYS = 3  # dates from which applications that are sent together settle the order of day and month
 
 
@@ -247,7 +236,7 @@ def order_of_days(
     found = {each for each in map(_raw_month, texts) if type(each) is Unsure and each[1] is not None}
     return _day_first(list(found)) if len(found) >= FEWEST_DAYS else None
 
-
+# %% ../../nbs/core/dates.ipynb #537215e3
 def what_is_unsure(
     text: str,  # that `canonical_month` does not read
 ) -> str:  # `order`: of day and month; `century`: no possible year has the two digits; empty: the text is no month

@@ -74,7 +74,7 @@ def dti_combined(
 # %% ../../nbs/core/features.ipynb #56bd4b08
 def ratio(
     numerator: float | np.ndarray,  # shape (n,), or one for all
-    denominator: np.ndarray,  # shape (n,)
+    denominator: float | np.ndarray,  # shape (n,), or one for all
 ) -> np.ndarray:  # shape (n,)
     "Elementwise ratio, missing where the denominator is not positive."
     return numerator / where(denominator > 1e-9, denominator, math.nan)  # next to nothing would make it infinite
@@ -90,9 +90,9 @@ def log_money(
 
 # %% ../../nbs/core/features.ipynb #d415ac98
 def annuity(
-    amount: np.ndarray,  # shape (n,), USD
-    rate: np.ndarray,  # shape (n,), % a year
-    months: np.ndarray,  # shape (n,), number of payments
+    amount: float | np.ndarray,  # shape (n,), USD; or a single one
+    rate: float | np.ndarray,  # shape (n,), % a year; or a single one
+    months: float | np.ndarray,  # shape (n,), number of payments; or a single one
 ) -> np.ndarray:  # shape (n,), USD a month
     "The constant monthly payment that pays `amount` back with interest; the source is the present value of an annuity."
     rate = rate / 1200

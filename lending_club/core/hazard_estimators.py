@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['log', 'MANY_CHARGE_OFFS', 'STEPS_AN_EPOCH', 'SMALLEST_BATCH', 'FLAT', 'ExposureError', 'check_exposures',
-           'more_dropout', 'PredictsCurves', 'HazardNet', 'curves_of', 'hazards_of', 'expected_charge_offs',
-           'earliest_epoch', 'HazardAverage']
+           'more_dropout', 'curves_of', 'HazardModel', 'PredictsCurves', 'LearnsHazards', 'HazardNet', 'hazards_of',
+           'expected_charge_offs', 'earliest_epoch', 'compare_with_base', 'MeanOfHazards', 'HazardAverage']
 
 # %% ../../nbs/core/hazard_estimators.ipynb #b90182bc
 import logging
+from typing import Protocol
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from skorch.utils import to_tensor
-from .estimators import LoanNet
+from .estimators import LoanNet, epochs_of_steps, kept_history
 from .hazards import ENTRY, EVENT, EXIT, HazardCurves, HazardLoss, HazardScoring, HazardTabM, KINDS
 from .hazards import TERM_COLUMN, OneTerm, base_hazards, rate_table
 from .text import LendingClubError
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 class ExposureError(LendingClubError):
     "Exposures that a network of hazards cannot learn from."
 
-
+# %% ../../nbs/core/hazard_estimators.ipynb #8033cecb
 def check_exposures(
     y,  # shape (n, 4): entry, exit, event, term, as `timeline.exposure` gives them
 ) -> np.ndarray:  # shape (n, 4), int64
@@ -46,8 +47,6 @@ def check_exposures(
 
 # %% ../../nbs/core/hazard_estimators.ipynb #af3ffa9d
 MANY_CHARGE_OFFS = 1_600  # with fewer, more hidden units are left out in training
-STEPS_AN_EPOCH = 40  # at least, as long as batches have `SMALLEST_BATCH` loans
-SMALLEST_BATCH = 128
 
 
 def more_dropout(
@@ -56,32 +55,51 @@ def more_dropout(
     "Share of hidden units left out beside the network's own: a tenth for each halving below `MANY_CHARGE_OFFS`."
     return float(np.clip(0.1 * np.log2(MANY_CHARGE_OFFS / max(charge_offs, 1)), 0, 0.3))
 
+# %% ../../nbs/core/hazard_estimators.ipynb #0d84dc19
+def curves_of(
+    factors: np.ndarray,  # shape (n, 2)
+    X,  # matrix, shape (n, n_columns), which says each loan's term
+    layout: dict,  # as `HazardNet.layout_`
+    multipliers=(1.0, 1.0),  # of the rates of default, for each term
+) -> np.ndarray:  # shape (n, 60, 2), float64
+    "Cumulative default and payoff by month on book."
+    curves = HazardCurves(layout, multipliers).double()
+    with torch.no_grad():
+        parts = [
+            curves(torch.from_numpy(factors[i : i + 8_192]), torch.as_tensor(np.asarray(X[i : i + 8_192])))
+            for i in range(0, len(factors), 8_192)
+        ]
+    return torch.cat(parts).numpy() if parts else np.empty((0, LONGEST_TERM, 2))
+
+# %% ../../nbs/core/hazard_estimators.ipynb #27961d91
+class HazardModel(Protocol):
+    "An estimator whose curves can be computed."
+
+    @property
+    def layout_(self) -> dict: ...
+    def mean_factors(self, X) -> np.ndarray: ...
+    def predict_cumulative(self, X) -> np.ndarray: ...
+
 
 class PredictsCurves:
     "What an estimator with `mean_factors` and `layout_` predicts."
 
-    def predict_cumulative(self, X) -> np.ndarray:
+    def predict_cumulative(self: HazardModel, X) -> np.ndarray:
         "Cumulative default and payoff by month on book, shape (n, 60, 2)."
         return curves_of(self.mean_factors(X), X, self.layout_)
 
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self: HazardModel, X) -> np.ndarray:
         "Probabilities of good and bad over the term, shape (n, 2)."
         bad = self.predict_cumulative(X)[:, -1, 0]
         return np.column_stack([1 - bad, bad])
 
+# %% ../../nbs/core/hazard_estimators.ipynb #972cec28
+STEPS_AN_EPOCH = 40  # at least, as long as batches have `SMALLEST_BATCH` loans
+SMALLEST_BATCH = 128
 
-class HazardNet(PredictsCurves, LoanNet):
-    "A network of hazards as a scikit-learn classifier; it learns from exposures, (n, 4), and gives PDs over the term, (n, 2)."
 
-    def __init__(
-        self,
-        module=HazardTabM,  # the network's class; `module__dropout` and the like are its parameters
-        *args,
-        criterion=HazardLoss,
-        train_split=None,  # stop early only where validation exposures are given
-        **kwargs,  # of `LoanNet`
-    ):
-        super().__init__(module, *args, criterion=criterion, train_split=train_split, **kwargs)
+class LearnsHazards(LoanNet):
+    "A `LoanNet` whose outcomes are exposures, and whose layout has their base rates."
 
     def check_data(self, X, y):
         "Exposures have four columns, which skorch's binary classifier would refuse."
@@ -114,6 +132,20 @@ class HazardNet(PredictsCurves, LoanNet):
         "Loans a step: fewer where few are trained on, as else epochs of a few steps would stop too late or too early."
         return min(self.batch_size, max(SMALLEST_BATCH, loans // STEPS_AN_EPOCH))
 
+# %% ../../nbs/core/hazard_estimators.ipynb #2f5db766
+class HazardNet(PredictsCurves, LearnsHazards):
+    "A network of hazards as a scikit-learn classifier; it learns from exposures, (n, 4), and gives PDs over the term, (n, 2)."
+
+    def __init__(
+        self,
+        module=HazardTabM,  # the network's class; `module__dropout` and the like are its parameters
+        *args,
+        criterion=HazardLoss,
+        train_split=None,  # stop early only where validation exposures are given
+        **kwargs,  # of `LoanNet`
+    ):
+        super().__init__(module, *args, criterion=criterion, train_split=train_split, **kwargs)
+
     def infer(self, x, **fit_params):
         "Log-factors of all members, (n, k, 2); a network that has learnt from one term alone takes every loan for one of it."
         if self.layout_["one_term"]:
@@ -126,22 +158,6 @@ class HazardNet(PredictsCurves, LoanNet):
         X = np.ascontiguousarray(X, dtype=np.float32)
         return torch.cat([own.double().exp().mean(1) for own in self.forward_iter(X)]).numpy()
 
-
-def curves_of(
-    factors: np.ndarray,  # shape (n, 2)
-    X,  # matrix, shape (n, n_columns), which says each loan's term
-    layout: dict,  # as `HazardNet.layout_`
-    multipliers=(1.0, 1.0),  # of the rates of default, for each term
-) -> np.ndarray:  # shape (n, 60, 2), float64
-    "Cumulative default and payoff by month on book."
-    curves = HazardCurves(layout, multipliers).double()
-    with torch.no_grad():
-        parts = [
-            curves(torch.from_numpy(factors[i : i + 8_192]), torch.as_tensor(np.asarray(X[i : i + 8_192])))
-            for i in range(0, len(factors), 8_192)
-        ]
-    return torch.cat(parts).numpy() if parts else np.empty((0, LONGEST_TERM, 2))
-
 # %% ../../nbs/core/hazard_estimators.ipynb #099c51b7
 def hazards_of(
     cumulative: np.ndarray,  # shape (n, 60, 2)
@@ -151,7 +167,7 @@ def hazards_of(
     running = 1 - cumulative.sum(axis=2, keepdims=True) + each.sum(axis=2, keepdims=True)
     return np.divide(each, running, out=np.zeros_like(each), where=running > 1e-12)
 
-
+# %% ../../nbs/core/hazard_estimators.ipynb #1eda9b84
 def expected_charge_offs(
     cumulative: np.ndarray,  # shape (n, 60, 2)
     y: np.ndarray,  # shape (n, 4), exposures
@@ -164,7 +180,6 @@ def expected_charge_offs(
 
 # %% ../../nbs/core/hazard_estimators.ipynb #22db99b3
 FLAT = 2e-4  # validation losses that are this near to the least one count as equal to it
-_KEPT = ("epoch", "dur", "train_loss", "valid_loss")
 
 
 def earliest_epoch(
@@ -174,69 +189,28 @@ def earliest_epoch(
     losses = np.asarray(losses)
     return int(np.flatnonzero(losses <= losses.min() + FLAT)[0]) + 1
 
+# %% ../../nbs/core/hazard_estimators.ipynb #feae4209
+def compare_with_base(
+    histories: list[list[dict]],  # of each network, as `estimators.kept_history` gives them
+    layout: dict,  # with `rates`
+    y: np.ndarray,  # exposures of the validation loans, int64 of shape (n, 4)
+) -> dict[str, float]:  # `validation_loss`, `base_hazards_loss`
+    "The validation loss of the worst network, and that of the base hazards alone; a warning where it is far worse."
+    own = max(min(epoch["valid_loss"] for epoch in net) for net in histories)
+    same_for_all = torch.zeros(len(y), 1, len(KINDS))
+    alone = float(HazardLoss(layout).eval()(same_for_all, torch.from_numpy(y)))
+    if own > 1.1 * alone:
+        log.warning(
+            "the validation loss is %.4f at best, where the base hazards alone give %.4f: the network has learnt the "
+            "training loans by heart, or the validation loans are of another kind. Look for repeated loans in the data",
+            own,
+            alone,
+        )
+    return {"validation_loss": float(own), "base_hazards_loss": alone}
 
-class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
-    "Networks of hazards that differ in their seed alone, as one classifier: the mean of their hazards."
-
-    def __init__(
-        self,
-        net,  # a `HazardNet`, not fitted; the first network's seed is its own
-        n_seeds: int = 1,  # networks
-        n_stops: int = 1,  # networks that find the number of epochs, of which the median is taken
-        min_steps: int = 300,  # steps of the refit at least, as long as the network's `max_epochs` allow them
-    ):
-        self.net = net
-        self.n_seeds = n_seeds
-        self.n_stops = n_stops
-        self.min_steps = min_steps
-
-    def fit(self, X, y, X_valid, y_valid, X_all, y_all):
-        """Find the number of epochs on (X, y) and (X_valid, y_valid), then refit on (X_all, y_all).
-
-        X are matrices, float32 of shape (n, n_columns), y exposures of shape (n, 4). Raises `ExposureError`."""
-        self.find_epochs(X, y, X_valid, y_valid)
-        return self.refit(X_all, y_all)
-
-    def find_epochs(self, X, y, X_valid, y_valid):
-        "How many epochs are best for what happened later."
-        nets = [self._seeded(i).fit(X, y, X_valid, y_valid) for i in range(min(self.n_stops, self.n_seeds))]
-        self.histories_ = [[{name: epoch[name] for name in _KEPT if name in epoch} for epoch in net.history] for net in nets]
-        self.epochs_ = [earliest_epoch([epoch["valid_loss"] for epoch in net]) for net in self.histories_]
-        self.losses_ = self._compare_losses(nets[0].layout_, check_exposures(y_valid))
-        return self
-
-    def refit(self, X, y, epochs: int | None = None):
-        "Train on other exposures, as many epochs as were found or are given; at least `min_steps` steps where none are given."
-        steps = np.ceil(len(X) / self.net.batch_size_for(len(X)))
-        least = min(self.net.max_epochs, int(np.ceil(self.min_steps / steps)))
-        self.epochs_used_ = epochs or max(round(np.median(self.epochs_)), least)
-        nets = [self._seeded(i).set_params(max_epochs=self.epochs_used_).fit(X, y) for i in range(self.n_seeds)]
-        self.nets_ = [net.finish() for net in nets]
-        self.used_ = {
-            "epochs_used": self.epochs_used_,
-            "batch_size_used": self.net.batch_size_for(len(X)),
-            "dropout_used": float(self.nets_[0].get_params_for("module")["dropout"]),
-        }
-        self.classes_ = np.array([0, 1])
-        self.n_features_in_ = X.shape[1]
-        return self
-
-    def _compare_losses(self, layout: dict, y: np.ndarray) -> dict:
-        "The validation loss of the worst network, and that of the base hazards alone; a warning where it is far worse."
-        own = max(min(epoch["valid_loss"] for epoch in net) for net in self.histories_)
-        same_for_all = torch.zeros(len(y), 1, len(KINDS))
-        alone = float(HazardLoss(layout).eval()(same_for_all, torch.from_numpy(y)))
-        if own > 1.1 * alone:
-            log.warning(
-                "the validation loss is %.4f at best, where the base hazards alone give %.4f: the network has learnt the "
-                "training loans by heart, or the validation loans are of another kind. Look for repeated loans in the data",
-                own,
-                alone,
-            )
-        return {"validation_loss": float(own), "base_hazards_loss": alone}
-
-    def _seeded(self, i: int) -> HazardNet:
-        return clone(self.net).set_params(seed=self.net.seed + i)
+# %% ../../nbs/core/hazard_estimators.ipynb #1fe6f7bd
+class MeanOfHazards(PredictsCurves, ClassifierMixin, BaseEstimator):
+    "Fitted networks of hazards, `nets_`, as one classifier: the mean of their hazards."
 
     @property
     def layout_(self) -> dict:
@@ -256,3 +230,46 @@ class HazardAverage(PredictsCurves, ClassifierMixin, BaseEstimator):
     def predict(self, X) -> np.ndarray:
         "The more probable class, shape (n,)."
         return (self.predict_proba(X)[:, 1] > 0.5).astype(int)
+
+# %% ../../nbs/core/hazard_estimators.ipynb #f1264e6b
+class HazardAverage(MeanOfHazards):
+    "Networks of hazards that differ in their seed alone, as one classifier: the mean of their hazards."
+
+    def __init__(
+        self,
+        net,  # a `HazardNet`, not fitted; the first network's seed is its own
+        n_seeds: int = 1,  # networks
+        n_stops: int = 1,  # networks that find the number of epochs, of which the median is taken
+        min_steps: int = 300,  # steps of the refit at least, as long as the network's `max_epochs` allow them
+    ):
+        self.net, self.n_seeds, self.n_stops, self.min_steps = net, n_seeds, n_stops, min_steps
+
+    def fit(self, X, y, X_valid, y_valid, X_all, y_all):
+        """Find the number of epochs on (X, y) and (X_valid, y_valid), then refit on (X_all, y_all).
+
+        X are matrices, float32 of shape (n, n_columns), y exposures of shape (n, 4). Raises `ExposureError`."""
+        self.find_epochs(X, y, X_valid, y_valid)
+        return self.refit(X_all, y_all)
+
+    def find_epochs(self, X, y, X_valid, y_valid):
+        "How many epochs are best for what happened later."
+        nets = [self._seeded(i).fit(X, y, X_valid, y_valid) for i in range(min(self.n_stops, self.n_seeds))]
+        self.histories_ = [kept_history(net) for net in nets]
+        self.epochs_ = [earliest_epoch([epoch["valid_loss"] for epoch in net]) for net in self.histories_]
+        self.losses_ = compare_with_base(self.histories_, nets[0].layout_, check_exposures(y_valid))
+        return self
+
+    def refit(self, X, y, epochs: int | None = None):
+        "Train on other exposures, as many epochs as were found or are given; at least `min_steps` steps where none are given."
+        batch_size = self.net.batch_size_for(len(X))
+        least = epochs_of_steps(self.min_steps, len(X), batch_size, self.net.max_epochs)
+        self.epochs_used_ = epochs or max(round(np.median(self.epochs_)), least)
+        nets = [self._seeded(i).set_params(max_epochs=self.epochs_used_).fit(X, y) for i in range(self.n_seeds)]
+        self.nets_ = [net.finish() for net in nets]
+        dropout = float(self.nets_[0].get_params_for("module")["dropout"])
+        self.used_ = {"epochs_used": self.epochs_used_, "batch_size_used": batch_size, "dropout_used": dropout}
+        self.classes_, self.n_features_in_ = np.array([0, 1]), X.shape[1]
+        return self
+
+    def _seeded(self, i: int) -> HazardNet:
+        return clone(self.net).set_params(seed=self.net.seed + i)

@@ -18,7 +18,6 @@ from .timeline import CHARGE_OFF, LONGEST_TERM, PAYOFF, RUNNING, TERMS
 ENTRY, EXIT, EVENT, TERM_COLUMN = range(4)  # columns of the outcomes, as `timeline.exposure` has them
 KINDS = (CHARGE_OFF, PAYOFF)
 FROM_TERM = (1, 2)  # months before the term's end from which on the month is another: charge-offs pool, payoffs are maturity
-_ROUNDS = 20  # in which rates and levels settle
 
 
 def _counts(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # both (2, months): loans at risk, endings
@@ -33,7 +32,7 @@ def _counts(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # both (2, months)
     at_risk, endings = zip(*counts, strict=True)
     return np.array(at_risk, dtype=float), np.array(endings, dtype=float)
 
-
+# %% ../../nbs/core/hazards.ipynb #f639671a
 def _kernel(spread: float) -> np.ndarray:  # (months, months)
     months = np.arange(LONGEST_TERM)
     return np.exp(-0.5 * ((months[:, None] - months) / spread) ** 2)
@@ -44,7 +43,7 @@ def _smooth(values: np.ndarray, weights: np.ndarray, spread: float) -> np.ndarra
     kernel = _kernel(spread) * weights
     return kernel @ values / kernel.sum(axis=1)
 
-
+# %% ../../nbs/core/hazards.ipynb #2ab90ff0
 def _stand_ins(at_risk: np.ndarray, endings: np.ndarray, loan_months: float) -> np.ndarray:  # (2, months)
     "What each month is drawn to: the mean hazard of charge-off; the latest hazard of payoff, from its last twelve months on."
     mean = endings.sum(axis=1, keepdims=True) / np.maximum(at_risk.sum(axis=1, keepdims=True), 1)
@@ -55,12 +54,15 @@ def _stand_ins(at_risk: np.ndarray, endings: np.ndarray, loan_months: float) -> 
         result[1, latest.start :] = max(endings[1, latest].sum() / at_risk[1, latest].sum(), 1e-6)
     return result
 
-
+# %% ../../nbs/core/hazards.ipynb #abea1c21
 def _common_rates(at_risk: np.ndarray, endings: np.ndarray, loan_months: float, spread: float) -> np.ndarray:  # (2, months)
     "Rates by month on book, smooth and drawn to their stand-ins with the weight of some loan-months."
     drawn = endings + loan_months * _stand_ins(at_risk, endings, loan_months)
     logs = np.log(drawn / (at_risk + loan_months))
     return np.exp([_smooth(own, weights + 1, spread) for own, weights in zip(logs, at_risk, strict=True)])
+
+# %% ../../nbs/core/hazards.ipynb #6806854d
+_ROUNDS = 20  # in which rates and levels settle
 
 
 def base_hazards(
@@ -84,7 +86,7 @@ def base_hazards(
     came = (y[:, EXIT] > last) | charged_off  # the last month is over
     return rates, float((charged_off.sum() + 1) / (rates[long[came], 0, last[came]].sum() + 1))
 
-
+# %% ../../nbs/core/hazards.ipynb #9e0baa28
 def rate_table(
     rates: np.ndarray,  # shape (2 terms, 2 kinds, 60), as `base_hazards` gives them, or (2, 60) for both terms
     at_end: float,  # as `base_hazards` gives it
@@ -115,14 +117,14 @@ class HazardTabM(LoanTabM):
         "Log-factors of all members."
         return torch.baddbmm(self.bias, self.hidden_units(X), self.weight).transpose(0, 1)
 
-
+# %% ../../nbs/core/hazards.ipynb #3faa89fe
 class HazardMLP(LoanMLP):
     "A multilayer perceptron of hazards: float32 (n, n_columns) to log-factors (n, 1, 2)."
 
     def __init__(self, layout: dict, **parameters):
         super().__init__(layout, outputs=len(KINDS), **parameters)
         with torch.no_grad():
-            self.layers[-1].bias.zero_()
+            self.layers[-1].get_parameter("bias").zero_()
 
     def forward(self, X):
         "Log-factors."
@@ -135,6 +137,9 @@ _LOWEST = -30.0  # of a logarithm
 class HazardLoss(nn.Module):
     "Minus the mean log-likelihood of exposures: the members' mean in training, that of their mean hazards otherwise."
 
+    exposed: torch.Tensor  # sums of the rates before each month, (2 terms, 61, 2 kinds)
+    log_rates: torch.Tensor  # (2 terms, 2 kinds, 60)
+
     def __init__(
         self,
         layout: dict,  # with `rates`, as `rate_table` gives them
@@ -144,7 +149,7 @@ class HazardLoss(nn.Module):
         with np.errstate(divide="ignore"):
             logs = np.maximum(np.log(table), _LOWEST)
         exposed = np.concatenate([np.zeros_like(table[:, :, :1]), np.cumsum(table, axis=2)], axis=2)
-        self.register_buffer("exposed", torch.from_numpy(exposed.transpose(0, 2, 1)).float())  # (2 terms, 61, 2 kinds)
+        self.register_buffer("exposed", torch.from_numpy(exposed.transpose(0, 2, 1)).float())
         self.register_buffer("log_rates", torch.from_numpy(logs).float())
 
     def of_each(self, log_factors, y):
@@ -169,6 +174,8 @@ class HazardLoss(nn.Module):
 # %% ../../nbs/core/hazards.ipynb #8b69a30b
 class HazardCurves(nn.Module):
     "Factors, the members' mean, (n, 2), and the matrix to cumulative default and payoff, (n, 60, 2)."
+
+    rates: torch.Tensor  # (2 terms, 2 kinds, 60)
 
     def __init__(
         self,
@@ -195,9 +202,12 @@ class HazardCurves(nn.Module):
         ends = torch.exp(both - summed) - torch.exp(-summed)
         return torch.cumsum(rates / both.clamp(min=1e-12)[:, None] * ends[:, None], 2).transpose(1, 2)
 
-
+# %% ../../nbs/core/hazards.ipynb #72cc7da0
 class OneTerm(nn.Module):
     "Holds the column of the term at one value."
+
+    keep: torch.Tensor
+    hold: torch.Tensor
 
     def __init__(self, column: int, value: float, n_columns: int):
         super().__init__()
@@ -233,7 +243,7 @@ class MeanHazards(nn.Module):
         "Mean factors."
         return torch.cat([network(X) for network in self.networks], dim=1).exp().mean(1)
 
-
+# %% ../../nbs/core/hazards.ipynb #24ca9e5a
 class HazardScoring(nn.Module):
     "float32 (n, n_columns) to the log-odds of the PD over the term, (n,), and cumulative default and payoff, (n, 60, 2)."
 

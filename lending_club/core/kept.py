@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 class KeptError(LendingClubError):
     "A run was not finished, or has no fitted Pipeline to continue from."
 
-
-_FOLDER = "fitted"  # of the run's artifacts
-_FILES = ("pipeline.skops", "facts.json")  # in the order of writing: with the last one, all are there
-
-
+# %% ../../nbs/core/kept.ipynb #d207f419
 def how_to_continue(
     run_id: str,  # of a training that kept its fitted Pipeline
 ) -> str:
     "The command that continues a training after its fit, in a sentence."
     return f"the fitted Pipeline is kept in run {run_id}: `lending-club register {run_id}` continues from there"
+
+# %% ../../nbs/core/kept.ipynb #868895dc
+_FOLDER = "fitted"  # of the run's artifacts
+_FILES = ("pipeline.skops", "facts.json")  # in the order of writing: with the last one, all are there
 
 
 def keep_fitted(
@@ -44,15 +44,17 @@ def keep_fitted(
     import mlflow
     import skops.io
 
+    run = mlflow.active_run()
+    assert run is not None  # the caller has opened it
     with temporary_folder() as folder:
         files = [folder / name for name in _FILES]
         skops.io.dump(pipeline, files[0])
         files[1].write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
         for file in files:
             mlflow.log_artifact(str(file), _FOLDER)
-    log.info("should a later step fail: %s", how_to_continue(mlflow.active_run().info.run_id))
+    log.info("should a later step fail: %s", how_to_continue(run.info.run_id))
 
-
+# %% ../../nbs/core/kept.ipynb #c42cbbd2
 def _is_kept(client, run_id: str) -> bool:
     return set(_FILES) <= {Path(file.path).name for file in client.list_artifacts(run_id, _FOLDER)}
 
@@ -74,7 +76,7 @@ def load_fitted(
         pipeline = skops.io.load(path / "pipeline.skops", trusted=trusted)
         return pipeline, json.loads((path / "facts.json").read_text(encoding="utf-8"))
 
-
+# %% ../../nbs/core/kept.ipynb #50c686c4
 @contextmanager
 def saying_how_to_continue(
     run_id: str,

@@ -22,7 +22,7 @@ def database_lock(
     "A block that one process at a time runs, of all that use the SQLite or PostgreSQL database; on others, no lock."
     url = sqlalchemy.make_url(uri)
     backend = url.get_backend_name()
-    if backend == "sqlite" and os.access(Path(url.database).absolute().parent, os.W_OK):
+    if backend == "sqlite" and os.access(Path(url.database or "").absolute().parent, os.W_OK):
         with FileLock(f"{url.database}.lock"):
             yield
     elif backend == "postgresql":

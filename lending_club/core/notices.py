@@ -31,14 +31,15 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord):
         self.notes.append([record.levelno, record.getMessage()])
-        if self.alone and record.levelno >= logging.WARNING:  # Python shows warnings only where there is no other handler
-            logging.lastResort.handle(record)
+        if self.alone and logging.lastResort and record.levelno >= logging.WARNING:
+            logging.lastResort.handle(record)  # Python shows warnings only where there is no other handler
 
 
 @contextmanager
 def noting() -> Iterator[list]:  # of [level, text] lists; it fills as the block runs
     "Collect what the package logs in the block from INFO on. The log's level is INFO in the block, if it was higher."
-    logger, notes = logging.getLogger(_PACKAGE), []
+    notes: list[list] = []
+    logger = logging.getLogger(_PACKAGE)
     collector, before = _Collector(notes, alone=not logger.hasHandlers()), logger.level
     if not logger.isEnabledFor(logging.INFO):
         logger.setLevel(logging.INFO)
@@ -49,7 +50,7 @@ def noting() -> Iterator[list]:  # of [level, text] lists; it fills as the block
         logger.removeHandler(collector)
         logger.setLevel(before)
 
-
+# %% ../../nbs/core/notices.ipynb #83d15ab1
 def repeat_notes(
     notes: list,  # as `noting` gives them
 ):

@@ -82,7 +82,8 @@ def _marginals(raw: pd.DataFrame) -> tuple[dict, dict]:
     issued = parse_month(raw["issue_d"].to_numpy())
     numbers = {name: raw[name].to_numpy() for name in NUMBERS}
     numbers[HISTORY] = issued - parse_month(raw["earliest_cr_line"].to_numpy())
-    tables, latent = {"numbers": {}, "categories": {}}, {}
+    tables: dict[str, dict] = {"numbers": {}, "categories": {}}
+    latent = {}
     for name, values in numbers.items():
         present = ~np.isnan(values)
         since = _introduced(present, issued)
@@ -104,7 +105,7 @@ def _marginals(raw: pd.DataFrame) -> tuple[dict, dict]:
         latent[name] = place
     return tables, latent
 
-
+# %% ../../nbs/core/sample_fit.ipynb #8ea9595a
 def _correlations(latent: dict) -> np.ndarray:
     "Correlations of the normal scores, made positive definite, shape (k, k)."
     scores = pd.DataFrame({name: _scores(values) for name, values in latent.items()})

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from operator import getitem, itemgetter
 from struct import Struct
-from typing import TypeGuard
+from typing import TypeGuard, overload
 
 import numpy as np
 
@@ -60,6 +60,12 @@ def goes_one_by_one(raw: RawColumns) -> TypeGuard[SingleApplication | Applicatio
     return isinstance(raw, SingleApplication | ApplicationTable) and 0 < raw.n <= FEW
 
 
+@overload
+def read_one_or_many(
+    applications: Sequence[Mapping] | ApplicationTable, stand_ins: Mapping[str, str] | None = None
+) -> SingleApplication | ApplicationTable: ...
+@overload
+def read_one_or_many(applications: Sequence[Mapping] | RawColumns, stand_ins: Mapping[str, str] | None = None) -> RawColumns: ...
 def read_one_or_many(
     applications: Sequence[Mapping] | RawColumns,  # raw fields by name
     stand_ins: Mapping[str, str] | None = None,  # texts by field, for applications that lack it

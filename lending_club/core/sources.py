@@ -20,16 +20,9 @@ PACKAGE = "lending_club"
 
 def package_folder() -> Path:
     "The folder of the installed package."
-    return Path(importlib.util.find_spec(PACKAGE).origin).parent
-
-
-def _module_file(folder: Path, name: str) -> Path | None:
-    "The file of a module; None where there is none, or no code in it."
-    place = folder.joinpath(*name.split("."))
-    if place.with_suffix(".py").is_file():
-        return place.with_suffix(".py")
-    package = place / "__init__.py"
-    return package if name and package.is_file() and _without_comments(package.read_text(encoding="utf-8")) else None
+    spec = importlib.util.find_spec(PACKAGE)
+    assert spec is not None and spec.origin is not None  # this file is part of it
+    return Path(spec.origin).parent
 
 # %% ../../nbs/core/sources.ipynb #54787567
 def _without_comments(source: str) -> str:
@@ -40,6 +33,15 @@ def _without_comments(source: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+# %% ../../nbs/core/sources.ipynb #00b326dc
+def _module_file(folder: Path, name: str) -> Path | None:
+    "The file of a module; None where there is none, or no code in it."
+    place = folder.joinpath(*name.split("."))
+    if place.with_suffix(".py").is_file():
+        return place.with_suffix(".py")
+    package = place / "__init__.py"
+    return package if name and package.is_file() and _without_comments(package.read_text(encoding="utf-8")) else None
 
 # %% ../../nbs/core/sources.ipynb #ac4e6ec3
 def _imported_names(tree: ast.AST, package: str) -> set[str]:
@@ -54,7 +56,7 @@ def _imported_names(tree: ast.AST, package: str) -> set[str]:
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return names
 
-
+# %% ../../nbs/core/sources.ipynb #74a9f0c4
 def _candidates(tree: ast.AST, module: str, is_package: bool) -> set[str]:
     "Names below the package that may be modules: what is imported, and the packages around it."
     full = ".".join(filter(None, [PACKAGE, module]))
@@ -62,7 +64,7 @@ def _candidates(tree: ast.AST, module: str, is_package: bool) -> set[str]:
     below = {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
     return {name.rsplit(".", i)[0] for name in below for i in range(name.count(".") + 1)}
 
-
+# %% ../../nbs/core/sources.ipynb #8779290d
 def imported_modules(
     text: str,  # Python source, such as a module's or a notebook's code cells
     module: str = "",  # dotted name of the importing module, where relative imports start; empty: the package itself
@@ -84,14 +86,15 @@ def _parsed(file: Path, module: str, changed: tuple) -> tuple[str, set[str], lis
     data = sorted(s for s in strings if len(s) < 100 and Path(s).name == s and Path(s).suffix not in ("", ".py"))
     return _without_comments(text), _candidates(tree, module, file.name == "__init__.py"), data
 
-
+# %% ../../nbs/core/sources.ipynb #7566ac51
 def _closure(roots, folder, leave_out) -> dict:
     "Module to its file, its source without comments, and names that may be data files."
     folder = Path(folder) if folder else package_folder()
     for name in roots:
         if _module_file(folder, name) is None:
             raise ValueError(f"{folder.name} has no module {name!r}: correct the name")
-    found, ahead = {}, {*roots}
+    found: dict[str, tuple[Path, str, list[str]]] = {}
+    ahead = {*roots}
     while ahead:
         name = ahead.pop()
         file = _module_file(folder, name)
@@ -103,7 +106,7 @@ def _closure(roots, folder, leave_out) -> dict:
         ahead |= imported
     return found
 
-
+# %% ../../nbs/core/sources.ipynb #d86c1e24
 def modules_behind(
     *roots: str,  # dotted names below the package
     folder: str | Path | None = None,  # the package's folder; None: the installed one
@@ -125,7 +128,7 @@ def _digest(roots: tuple, folder: Path, leave_out: tuple) -> str:
             add(each.name, each.read_bytes())
     return digest.hexdigest()
 
-
+# %% ../../nbs/core/sources.ipynb #a6ca111f
 _installed_digest = functools.cache(_digest)
 
 

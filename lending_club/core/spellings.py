@@ -17,6 +17,11 @@ from .schema import BY_NAME, Column
 from .text import fold_spaces
 
 # %% ../../nbs/core/spellings.ipynb #f69f61d2
+@functools.cache
+def _plain_values(column: Column) -> frozenset:
+    return frozenset(value.strip().casefold() for value in column.values)
+
+# %% ../../nbs/core/spellings.ipynb #d0837b13
 MISSING_TEXTS = frozenset(
     ("", "nan", "na", "n/a", "#n/a", "<na>", "null", "(null)", "#null!", "none", "nil", "nat", r"\n", "-", "--", ".", "?")
 )  # compared without case and outer spaces
@@ -30,17 +35,12 @@ def is_missing_text(
     key = text.strip().casefold()
     return key in MISSING_TEXTS and key not in _plain_values(column)
 
-
-@functools.cache
-def _plain_values(column: Column) -> frozenset:
-    return frozenset(value.strip().casefold() for value in column.values)
-
 # %% ../../nbs/core/spellings.ipynb #4632ead2
 def fold_letters(text: str) -> str:
     "Letters and digits of `text`, in lower case."
     return re.sub(r"[\W_]+", "", text.casefold())
 
-
+# %% ../../nbs/core/spellings.ipynb #816215fd
 _FLAG = {"no": "n", "false": "n", "0": "n", "yes": "y", "true": "y", "1": "y"}
 _VERIFICATION = {
     "unverified": "Not Verified",
@@ -67,7 +67,7 @@ _WORDS = {
     "debt_settlement_flag": {word: flag.upper() for word, flag in _FLAG.items()},
 }
 
-
+# %% ../../nbs/core/spellings.ipynb #703a2904
 @functools.cache
 def _category_words(column: Column) -> dict[str, str]:
     "Letters and digits of a spelling to the schema's value."
@@ -101,6 +101,9 @@ def _employment(text: str) -> str | None:
     return "< 1 year" if years == 0 else "10+ years" if years >= 10 else "1 year" if years == 1 else f"{years} years"
 
 # %% ../../nbs/core/spellings.ipynb #9bd8b539
+_OWN_READERS = {"term": _term, "emp_length": _employment}
+
+
 def canonical(
     column: Column,  # of kind `category`, `month` or `text`
     text: str,  # not a missing one, see `is_missing_text`
@@ -115,9 +118,6 @@ def canonical(
     if column.name in _OWN_READERS:
         return _OWN_READERS[column.name](text)
     return _category_words(column).get(fold_letters(text))
-
-
-_OWN_READERS = {"term": _term, "emp_length": _employment}
 
 # %% ../../nbs/core/spellings.ipynb #d416df2b
 SHOWN_IN = 2018 * 12 + 11.0  # December 2018, months since year 0; the examples' latest possible month
@@ -136,8 +136,10 @@ def spelling_examples() -> list[list[str]]:  # each a column, a text and its can
         if column.kind not in ("category", "month") or not column.at_origination:
             continue
         texts = _SHOWN_SPELLINGS.get(column.name) or (*_WORDS.get(column.name, ()), *map(str.swapcase, column.values))
-        found = [[column.name, text, canonical(column, text, SHOWN_IN)] for text in texts]
-        result += [each for each in found if each[2] not in (None, each[1])]
+        for text in texts:
+            means = canonical(column, text, SHOWN_IN)
+            if means is not None and means != text:
+                result.append([column.name, text, means])
     return result
 
 # %% ../../nbs/core/spellings.ipynb #0a502897
@@ -156,7 +158,7 @@ def _bare_number(column: Column, text: str) -> str:
         text = re.sub(r"^([+-]?) ?(?:usd|us\$|\$) ?|(?:usd|\$)$", r"\1", text, flags=re.IGNORECASE).strip()
     return text
 
-
+# %% ../../nbs/core/spellings.ipynb #2e368730
 def comma_meaning(
     column: Column,  # of kind `number`
     texts: Sequence[str],  # of the column, or one of them
@@ -173,7 +175,7 @@ def comma_meaning(
         return "decimal" if decimal else "thousands"
     return "thousands" if column.unit.startswith("USD") else ""
 
-
+# %% ../../nbs/core/spellings.ipynb #7b8fb8d7
 def parse_number_text(
     column: Column,  # of kind `number`
     text: str,  # not a missing one, see `is_missing_text`
@@ -234,12 +236,12 @@ COLUMN_ALIASES = {
     "fico_high": "fico_range_high",
 }
 
+# %% ../../nbs/core/spellings.ipynb #fd54f2bf
+_NAMES = {fold_letters(alias): name for alias, name in COLUMN_ALIASES.items()} | {fold_letters(name): name for name in BY_NAME}
+
 
 def canonical_name(
     name: str,  # of a file's column or a request's field
 ) -> str | None:  # None where it is not a column of the schema
     "The schema's name of a column."
     return name if name in BY_NAME else _NAMES.get(fold_letters(name))
-
-
-_NAMES = {fold_letters(alias): name for alias, name in COLUMN_ALIASES.items()} | {fold_letters(name): name for name in BY_NAME}

@@ -52,7 +52,7 @@ NOT_STUDY_CODE = (
     "core.metrics",  # of the final fit and its evaluation alone
 )
 
-
+# %% ../../nbs/core/study.ipynb #23ff13f2
 def study_name(
     settings: Settings,
     data_hash: str,  # as `clean.load_clean` gives it
@@ -95,6 +95,18 @@ def retry_trial(
     if set(names) <= set(lost.params) or "fixed_params" in lost.system_attrs:
         _retry(study, lost)
 
+# %% ../../nbs/core/study.ipynb #b557f8c4
+def _storage_error(uri: str, error: Exception) -> SearchError:
+    "What is wrong with a study's database, and what to do."
+    first_line, shown = str(error).strip().split("\n")[0], without_password(uri)
+    if "optuna storage upgrade" in first_line:
+        remedy = f"copy it, and bring it up to date with: optuna storage upgrade --storage {shown}"
+    elif "updating optuna" in first_line:
+        remedy = "a newer Optuna has written it: install that Optuna, or set optuna_storage to another database"
+    else:
+        remedy = "correct optuna_storage"
+    return SearchError(f"the study's database {shown} cannot be opened ({first_line}): {remedy}")
+
 # %% ../../nbs/core/study.ipynb #b0d44c8f
 def open_storage(
     uri: str,  # of the study's database, as `optuna_storage` in the settings
@@ -116,14 +128,7 @@ def open_storage(
                 heartbeat_stale_trial_callback=partial(retry_trial, names=names),
             )
     except Exception as error:  # any database's own errors
-        first_line, shown = str(error).strip().split("\n")[0], without_password(uri)
-        if "optuna storage upgrade" in first_line:
-            remedy = f"copy it, and bring it up to date with: optuna storage upgrade --storage {shown}"
-        elif "updating optuna" in first_line:
-            remedy = "a newer Optuna has written it: install that Optuna, or set optuna_storage to another database"
-        else:
-            remedy = "correct optuna_storage"
-        raise SearchError(f"the study's database {shown} cannot be opened ({first_line}): {remedy}") from error
+        raise _storage_error(uri, error) from error
 
 # %% ../../nbs/core/study.ipynb #cbefa255
 def study_lock(study: optuna.Study, storage: optuna.storages.RDBStorage):
@@ -138,14 +143,14 @@ def trials_in(
     "The study's trials in these states."
     return study.get_trials(deepcopy=False, states=states)
 
-
+# %% ../../nbs/core/study.ipynb #5191f490
 def count_done(
     study: optuna.Study,
 ) -> int:
     "Trials that count towards the total: complete or pruned. Failed and lost ones are tried again or replaced."
     return len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
 
-
+# %% ../../nbs/core/study.ipynb #ad2102d4
 def reproducible_search(
     study: optuna.Study,
 ) -> str:
@@ -161,7 +166,7 @@ def fail_stale_trials(
     with _no_experimental_warning():
         optuna.storages.fail_stale_trials(study)
 
-
+# %% ../../nbs/core/study.ipynb #d25e8983
 def reap_stale_trials(
     study: optuna.Study,
 ):
@@ -194,15 +199,16 @@ def best_parameters(
     origin = f"trial {best.number} of {count_done(study)} in study {name}"
     return best.params, origin if note == "yes" else f"{origin}; not reproducible: {note.removeprefix('no: ')}"
 
-
+# %% ../../nbs/core/study.ipynb #6b2804f0
 def is_searched(
     settings: Settings,
 ) -> bool:
     "Whether the study of these loans, settings and code has all its trials. Raises `SearchError`."
-    data_hash, storage = cached_hash(settings), open_storage(settings.optuna_storage, settings.network)
-    if data_hash is None:
+    storage = open_storage(settings.optuna_storage, settings.network)
+    data_hash, target = cached_hash(settings), cached_target(settings)
+    if data_hash is None or target is None:
         return False
-    name = study_name(settings, data_hash, target=cached_target(settings))
+    name = study_name(settings, data_hash, target=target)
     if name not in optuna.get_all_study_names(storage):
         return False
     study = optuna.load_study(study_name=name, storage=storage)

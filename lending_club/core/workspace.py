@@ -29,7 +29,7 @@ def _holder(note: Path) -> str:
     except (OSError, ValueError, KeyError):
         return "its process is not known yet"
 
-
+# %% ../../nbs/core/workspace.ipynb #06a8ff11
 @contextmanager
 def one_run(
     settings: Settings,
@@ -70,17 +70,7 @@ def _holds_sockets(folder: Path) -> bool:
     path.unlink()
     return True
 
-
-@contextmanager
-def kernel_folders(
-    settings: Settings,
-) -> Iterator[tuple[Path, Path | None]]:  # for temporary files; for sockets, or None where no folder can hold any
-    "Folders of a kernel around the block. Raises `SettingsError`."
-    with ExitStack() as stack:
-        temporary = stack.enter_context(temporary_folder(ensure_var(settings, "tmp")))
-        yield temporary, _socket_folder(temporary, stack)
-
-
+# %% ../../nbs/core/workspace.ipynb #764d5d62
 def _socket_folder(
     temporary: Path,
     stack: ExitStack,  # of the blocks around the other folders
@@ -95,10 +85,20 @@ def _socket_folder(
                 return folder
     return None
 
+# %% ../../nbs/core/workspace.ipynb #c1cdfa2e
+@contextmanager
+def kernel_folders(
+    settings: Settings,
+) -> Iterator[tuple[Path, Path | None]]:  # for temporary files; for sockets, or None where no folder can hold any
+    "Folders of a kernel around the block. Raises `SettingsError`."
+    with ExitStack() as stack:
+        temporary = stack.enter_context(temporary_folder(ensure_var(settings, "tmp")))
+        yield temporary, _socket_folder(temporary, stack)
+
 # %% ../../nbs/core/workspace.ipynb #ea525765
 @contextmanager
 def environment(
-    **variables: str,  # None: as it is
+    **variables: str | None,  # None: as it is
 ) -> Iterator[None]:
     "Set environment variables around the block."
     given = {name: value for name, value in variables.items() if value is not None}
@@ -113,7 +113,7 @@ def environment(
             else:
                 os.environ[name] = value
 
-
+# %% ../../nbs/core/workspace.ipynb #9b298992
 def kernel_environment(
     settings: Settings,
     temporary: Path,  # as `kernel_folders` gives it

@@ -40,7 +40,7 @@ class Money(BaseModel):
     expected_loss_12_months: float = Field(description="expected loss by charge-offs of the first 12 months, not discounted")
     expected_loss: float = Field(description="expected loss by charge-offs over the term, not discounted")
 
-
+# %% ../../nbs/serving/answers.ipynb #0e639e9f
 class Decision(BaseModel):
     "The answer to one application."
 
@@ -65,7 +65,7 @@ class Decision(BaseModel):
         None, description="with `curve=true`: probability of early payoff by month on book, from month 1 to the term"
     )
 
-
+# %% ../../nbs/serving/answers.ipynb #2896f019
 class FieldError(BaseModel):
     "What is wrong with one field, or with one application of a batch."
 
@@ -90,7 +90,7 @@ class RefusedApplication(BaseModel):
     error: Refusal
     id: int | str | None = Field(None, description="the application's own, if it could be read")
 
-
+# %% ../../nbs/serving/answers.ipynb #2f23feb6
 class Health(BaseModel):
     "The state of the service."
 
@@ -121,16 +121,16 @@ REFUSALS = {
     503: "no champion is loaded yet, or too many large requests at once",
 }
 
-
+# %% ../../nbs/serving/answers.ipynb #b677b3f3
 def reply(
-    content,  # plain values
+    content: Any,  # plain values
     status: int = 200,
-    headers: dict | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Response:
     "A JSON answer, written without checking it against a model once more."
     return Response(to_json(content), status, headers, "application/json")
 
-
+# %% ../../nbs/serving/answers.ipynb #dde9691d
 def refuse(error: RequestError) -> Response:
     "The answer to a request that cannot be answered."
     return reply(error.refusal, error.status, _HEADERS.get(error.status))
@@ -138,7 +138,7 @@ def refuse(error: RequestError) -> Response:
 
 _HEADERS = {401: {"www-authenticate": "ApiKey"}, 503: {"retry-after": "2"}}
 
-
-def refused_application(error: RequestError) -> dict:
+# %% ../../nbs/serving/answers.ipynb #ef5f8b4b
+def refused_application(error: RequestError) -> dict[str, Any]:
     "What stands in the place of an application of a partial batch."
     return {"error": error.refusal} if error.id is None else {"error": error.refusal, "id": error.id}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_TEXT', 'MAX_SPELLING', 'ID_MINIMUM', 'ID_MAXIMUM', 'RULES', 'FIELDS', 'PLAIN_NUMBER', 'CREDIT_LINES', 'FieldRule',
            'field_rule', 'Reason', 'read_number', 'read_text', 'read_id', 'check_texts', 'check_columns', 'Hints',
-           'explain', 'explain_unknown', 'unknown_name']
+           'explain', 'unknown_name', 'explain_unknown']
 
 # %% ../../nbs/serving/checker.ipynb #c2b4242f
 import math
@@ -43,9 +43,9 @@ class FieldRule:
     minimum: float | None = None
     maximum: float | None = None
     spellings: Mapping[str, str] = field(default_factory=dict)  # usual spellings to the raw file's spelling
-    as_in_file: frozenset = frozenset()  # values that need no other spelling; None is a missing one
+    as_in_file: frozenset[str | None] = frozenset()  # values that need no other spelling; None is a missing one
 
-
+# %% ../../nbs/serving/checker.ipynb #b165833f
 def field_rule(
     column: Column,  # known at origination
 ) -> FieldRule:
@@ -61,7 +61,7 @@ def field_rule(
     words, range_ = (column.meaning, column.allowed), (column.minimum, column.maximum)
     return FieldRule(column.name, column.kind, *words, required, *range_, spellings, own)
 
-
+# %% ../../nbs/serving/checker.ipynb #eb348cdc
 RULES = {column.name: field_rule(column) for column in COLUMNS if column.at_origination}
 FIELDS = tuple(RULES)  # names of an application's fields
 
@@ -100,7 +100,7 @@ _MESSAGES = {
     Reason.NO_CENTURY: "no possible year ends in these two digits: send the year with four",
 }
 
-
+# %% ../../nbs/serving/checker.ipynb #8b61fd49
 PLAIN_NUMBER = "0123456789.-"  # signs of a number as JSON writes it, without an exponent
 
 
@@ -128,7 +128,7 @@ def read_number(
     except OverflowError:  # a whole number of more than 300 digits
         return math.inf if value > 0 else -math.inf
 
-
+# %% ../../nbs/serving/checker.ipynb #f129d9dc
 def read_text(
     rule: FieldRule,  # of a category or a month
     value: Any,
@@ -156,7 +156,7 @@ def read_text(
 _WHOLE = {"category": range(1_000), "month": range(1900_01, 2099_13)}  # whole numbers that stand for a text
 _MONTH_REASONS = {"": Reason.NOT_A_MONTH, "order": Reason.ORDER_UNKNOWN, "century": Reason.NO_CENTURY}
 
-
+# %% ../../nbs/serving/checker.ipynb #0014258a
 def read_id(value: Any) -> "str | int | Reason":
     "An application's own id, or why it cannot be used; 17.0 is the whole number 17."
     if type(value) is str:
@@ -173,7 +173,7 @@ def read_id(value: Any) -> "str | int | Reason":
 _NUMBER_TYPES, _TEXT_TYPES = {int, float, type(None)}, {str, type(None)}
 
 
-def _fit_as_they_are(rule: FieldRule, values: Sequence) -> bool:
+def _fit_as_they_are(rule: FieldRule, values: Sequence[Any]) -> bool:
     "A quick test that most columns pass; what does not is read value by value."
     if rule.spellings:
         try:
@@ -182,16 +182,16 @@ def _fit_as_they_are(rule: FieldRule, values: Sequence) -> bool:
             return False
     types = set(map(type, values))
     if types == {int}:
-        return ID_MINIMUM <= min(values) and max(values) <= ID_MAXIMUM
+        return bool(ID_MINIMUM <= min(values) and max(values) <= ID_MAXIMUM)
     return types <= _TEXT_TYPES and max(map(len, filter(None, values)), default=0) <= MAX_TEXT
 
-
+# %% ../../nbs/serving/checker.ipynb #1d3dfeee
 def _read_texts(
     rule: FieldRule,  # of a category, a month or the id
-    values: Sequence,
+    values: Sequence[Any],
     latest: Sequence[float] | None = None,  # latest possible month of each value
     day_first: bool | None = None,  # in months, see `read_text`
-) -> tuple[Sequence, dict[int, Reason]]:
+) -> tuple[Sequence[Any], dict[int, Reason]]:
     "A column in the raw file's spelling, and the reason for each place that cannot be used."
     if rule.kind == "id":
         read = [None if value is None else read_id(value) for value in values]
@@ -205,13 +205,14 @@ def _read_texts(
         read[place] = None
     return read, reasons
 
-
+# %% ../../nbs/serving/checker.ipynb #44038f84
 def _as_block(
-    columns: Mapping[str, Sequence],  # values by field
+    columns: Mapping[str, Sequence[Any]],  # values by field
     n: int,
 ) -> tuple[np.ndarray, dict[str, list[int]]]:  # shape (len(NUMBER_FIELDS), n), float64; places of what is no number, by field
     "The number fields of columns as one block, NaN where missing."
-    block, wrong = np.full((len(NUMBER_FIELDS), n), np.nan), {}
+    block = np.full((len(NUMBER_FIELDS), n), np.nan)
+    wrong: dict[str, list[int]] = {}
     for row, name in zip(block, NUMBER_FIELDS, strict=True):
         values = columns.get(name)
         if values is None:
@@ -224,7 +225,7 @@ def _as_block(
         except OverflowError:
             pass
         texts = {value for value in values if type(value) is str}  # each spelling is read once
-        comma = comma_meaning(BY_NAME[name], texts) if n > 1 and any("," in text for text in texts) else None
+        comma = comma_meaning(BY_NAME[name], list(texts)) if n > 1 and any("," in text for text in texts) else None
         read = {value: read_number(RULES[name], value, comma) for value in texts}
         numbers = [read[value] if type(value) is str else read_number(RULES[name], value) for value in values]
         places = [place for place, number in enumerate(numbers) if type(number) is Reason]
@@ -241,8 +242,8 @@ _MONTH_NUMBERS = {month: 1900 * 12 + place for place, month in enumerate(month_s
 _opened = (_MONTH_NUMBERS | {None: 0}).__getitem__
 _issued = (_MONTH_NUMBERS | {None: math.inf}).__getitem__
 
-
-def _issue_months(read: Mapping[str, Sequence], n: int) -> Sequence[float]:
+# %% ../../nbs/serving/checker.ipynb #89083d83
+def _issue_months(read: Mapping[str, Sequence[Any]], n: int) -> Sequence[float]:
     "Each application's month of issue, months since year 0; the present month where it is absent."
     months = list(map(_issued, read.get("issue_d") or [None] * n))
     if math.inf in months:
@@ -250,8 +251,8 @@ def _issue_months(read: Mapping[str, Sequence], n: int) -> Sequence[float]:
         return [today if month == math.inf else month for month in months]
     return months
 
-
-def _late_lines(read: Mapping[str, Sequence], name: str, n: int) -> dict[int, Reason]:
+# %% ../../nbs/serving/checker.ipynb #cf64b565
+def _late_lines(read: Mapping[str, Sequence[Any]], name: str, n: int) -> dict[int, Reason]:
     "Places where a credit line of the report is younger than the loan."
     opened, latest = list(map(_opened, read[name])), _issue_months(read, n)
     if not n or max(opened) <= min(latest):
@@ -269,18 +270,19 @@ _IGNORED = frozenset(name for name, rule in RULES.items() if rule.kind == "ignor
 _REQUIRED_TEXTS = [name for name in TEXT_FIELDS if RULES[name].required]
 
 
-def _order_of_days(texts: Mapping[str, Sequence]) -> bool | None:
+def _order_of_days(texts: Mapping[str, Sequence[Any]]) -> bool | None:
     "Whether the day stands before the month in the dates of applications that were sent together; None: not known."
     dates = {value for name in _MONTHS for value in texts.get(name, ()) if type(value) is str and len(value) <= MAX_SPELLING}
     return order_of_days(dates)
 
-
+# %% ../../nbs/serving/checker.ipynb #cc3e56fe
 def check_texts(
-    texts: Mapping[str, Sequence],  # values by field, in the order of the schema, None where missing
+    texts: Mapping[str, Sequence[Any]],  # values by field, in the order of the schema, None where missing
     n: int,  # number of applications
-) -> tuple[dict[str, Sequence], dict[str, dict[int, Reason]]]:  # in the raw file's spelling; reasons by field and place
+) -> tuple[dict[str, Sequence[Any]], dict[str, dict[int, Reason]]]:  # in the raw file's spelling; reasons by field and place
     "Check all fields but the numbers; what cannot be used is missing, what is ignored is left out."
-    read, reasons = {}, {}
+    read: dict[str, Sequence[Any]] = {}
+    reasons: dict[str, dict[int, Reason]] = {}
     for name, values in texts.items():
         if name in _IGNORED:
             continue
@@ -302,9 +304,15 @@ def check_texts(
             reasons[name] = dict.fromkeys(places, Reason.REQUIRED) | reasons.get(name, {})
     return read, reasons
 
+# %% ../../nbs/serving/checker.ipynb #0f95c1b4
+def _note(reasons: dict[str, dict[int, Reason]], names: Sequence[str], wrong: np.ndarray, reason: Reason) -> None:
+    "Add a reason where `wrong`, shape (len(names), n), unless there is one."
+    for row, place in np.argwhere(wrong).tolist():
+        reasons.setdefault(names[row], {}).setdefault(place, reason)
 
+# %% ../../nbs/serving/checker.ipynb #277ad2a2
 def check_columns(
-    values: Mapping[str, Sequence],  # by field, None where missing; absent fields are missing everywhere
+    values: Mapping[str, Sequence[Any]],  # by field, None where missing; absent fields are missing everywhere
     n: int,  # number of applications
 ) -> tuple[ApplicationTable, dict[str, dict[int, Reason]]]:  # what cannot be used is missing; reasons by field and place
     "Check applications."
@@ -316,20 +324,15 @@ def check_columns(
     _note(reasons, _REQUIRED_NUMBERS, np.isnan(block[_REQUIRED]), Reason.REQUIRED)
     return ApplicationTable(block, read), reasons
 
-
-def _note(reasons: dict, names: Sequence[str], wrong: np.ndarray, reason: Reason):
-    "Add a reason where `wrong`, shape (len(names), n), unless there is one."
-    for row, place in np.argwhere(wrong).tolist():
-        reasons.setdefault(names[row], {}).setdefault(place, reason)
-
 # %% ../../nbs/serving/checker.ipynb #57244519
 class Hints:
     "The nearest known names for one request; only the first hundred are looked for."
 
-    def __init__(self):
-        self._known, self._left = {}, 100
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], str] = {}
+        self._left = 100
 
-    def of(self, name: str, known) -> str:
+    def of(self, name: str, known: Sequence[str]) -> str:
         "A hint at the known name nearest to `name`, or nothing."
         key = (name, id(known))
         if key not in self._known:
@@ -339,7 +342,20 @@ class Hints:
             self._known[key] = nearest_name(name, known)
         return self._known[key]
 
+# %% ../../nbs/serving/checker.ipynb #6e191ba9
+def _shown(value: Any) -> bool | int | float | str | None:
+    "A value as it may stand in an error message: short, and always valid JSON."
+    if isinstance(value, (bool, int, type(None))) and abs(value or 0) < 2**53:
+        return value
+    if isinstance(value, float) and abs(value) < 1e300:
+        return value
+    if isinstance(value, int):
+        return "a whole number of many digits" if value.bit_length() > 300 else str(value)
+    if isinstance(value, (dict, list)):
+        return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
+    return str(value)[:100]
 
+# %% ../../nbs/serving/checker.ipynb #7a176089
 _SHOWN_VALUES = {name: [value.strip() for value in BY_NAME[name].values] for name in TEXT_FIELDS}
 
 
@@ -348,7 +364,7 @@ def explain(
     value: Any,  # as it was sent
     reason: Reason,
     hints: Hints,
-) -> dict:
+) -> dict[str, Any]:
     "An error of a field: field, value, message, allowed."
     rule = RULES[name]
     message = _MESSAGES[reason].format(rule=rule)
@@ -356,16 +372,7 @@ def explain(
         message += hints.of(str(value).strip(), _SHOWN_VALUES[name])
     return {"field": name, "value": _shown(value), "message": message, "allowed": rule.allowed}
 
-
-def explain_unknown(
-    name: str,  # that the schema does not have
-    value: Any,
-    hints: Hints,
-) -> dict:
-    "An error of a field that does not exist: field, value, message."
-    return {"field": name[:100], "value": _shown(value), "message": unknown_name(name, hints)}
-
-
+# %% ../../nbs/serving/checker.ipynb #24ea699f
 _INDEX = re.compile(r"|Unnamed: \d+(\.\d+)?|index|level_\d+")  # what pandas calls the index of a DataFrame
 
 
@@ -381,15 +388,11 @@ def unknown_name(
         return "the index of a table, which is no field: leave it out (in pandas, to_csv(index=False))"
     return f"unknown field.{hints.of(name, FIELDS)}"
 
-
-def _shown(value: Any):
-    "A value as it may stand in an error message: short, and always valid JSON."
-    if isinstance(value, (bool, int, type(None))) and abs(value or 0) < 2**53:
-        return value
-    if isinstance(value, float) and abs(value) < 1e300:
-        return value
-    if isinstance(value, int):
-        return "a whole number of many digits" if value.bit_length() > 300 else str(value)
-    if isinstance(value, (dict, list)):
-        return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
-    return str(value)[:100]
+# %% ../../nbs/serving/checker.ipynb #d395f59e
+def explain_unknown(
+    name: str,  # that the schema does not have
+    value: Any,
+    hints: Hints,
+) -> dict[str, Any]:
+    "An error of a field that does not exist: field, value, message."
+    return {"field": name[:100], "value": _shown(value), "message": unknown_name(name, hints)}

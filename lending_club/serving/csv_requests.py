@@ -11,6 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 from ..core.applications import NUMBER_FIELDS
 from ..core.schema import BY_NAME, REQUIRED_IN_APPLICATION
 from ..core.spellings import canonical_name
@@ -21,7 +22,7 @@ from .refusals import Batch, CollectedBatch, MAX_ERRORS, RequestError, check_cou
 def _cells(
     name: str,  # of a field
     texts: Sequence[str],  # of its cells
-) -> list:
+) -> list[Any]:
     "A column's values: None where a cell is empty, numbers where they are plain, and texts, which the checker reads."
     if name in NUMBER_FIELDS and not "".join(texts).strip(PLAIN_NUMBER):
         try:
@@ -30,14 +31,15 @@ def _cells(
             pass
     return [text or None for text in texts]
 
-
+# %% ../../nbs/serving/csv_requests.ipynb #724b235c
 def _check_header(header: list[str]) -> list[str]:
     "The schema's names. Raises `RequestError` unless these are fields, each once, with all that are required."
     if not any(header):
         raise RequestError(400, "the body is empty: send CSV with a header of raw field names")
     if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
         raise RequestError(422, f"the names of the header are separated by {other[0]!r}: send CSV with commas")
-    hints, seen, errors = Hints(), set(), []
+    hints, seen = Hints(), set[str]()
+    errors: list[dict[str, Any]] = []
     header = [name if len(name) > MAX_SPELLING else canonical_name(name) or name for name in header]
     for name in header:
         if name in seen:
@@ -55,7 +57,7 @@ def _check_header(header: list[str]) -> list[str]:
         raise RequestError(422, f"{count} field{'s' * (count > 1)} of the header cannot be used", errors[:MAX_ERRORS])
     return header
 
-
+# %% ../../nbs/serving/csv_requests.ipynb #9e1edf40
 _MAX_COMMAS = 10_000  # of a row, outside of quotes, and lines that it may span
 csv.field_size_limit(2**31 - 1)  # a body is limited as a whole
 _ROWS = 1_000  # that are checked at a time
@@ -65,17 +67,19 @@ _SHORT = 2**20  # bytes of a body
 class _Lines:
     "The lines of a CSV body, as the reader takes them."
 
-    def __init__(self, body: bytes):
+    def __init__(self, body: bytes) -> None:
         try:
             text = body.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise RequestError(400, f"the body is not UTF-8 (byte {error.start})") from None
+        self._text: io.TextIOBase
         if len(body) > _SHORT:  # as a whole it would take four bytes a character
-            text = io.TextIOWrapper(io.BytesIO(body.removeprefix(codecs.BOM_UTF8)), "utf-8", newline="")
-        self._text = text if len(body) > _SHORT else io.StringIO(text, newline="")
+            self._text = io.TextIOWrapper(io.BytesIO(body.removeprefix(codecs.BOM_UTF8)), "utf-8", newline="")
+        else:
+            self._text = io.StringIO(text, newline="")
         self.start_row(1)
 
-    def start_row(self, line: int):
+    def start_row(self, line: int) -> None:
         self.first, self._size, self._commas = line, 0, 0  # of the present row: its line, characters, commas of long lines
         self._quoted = 0  # 1 where the next line begins within quotes
 
@@ -97,12 +101,14 @@ class _Lines:
             self._quoted ^= quotes % 2
             yield text
 
-
+# %% ../../nbs/serving/csv_requests.ipynb #418cb0f4
 def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[list[str] | int], list[int]]]:
     """Header, place of the first row, rows of cells and the line of each row, part by part; a row with more or fewer cells
     than the header is their number. Raises `RequestError`."""
     lines = _Lines(body)
-    place, empty, rows, starts = 0, 0, [], []
+    place, empty = 0, 0
+    rows: list[list[str] | int] = []
+    starts: list[int] = []
     try:
         reader = csv.reader(iter(lines), strict=True)
         header = _check_header([name.strip() for name in next(reader, [])])
@@ -125,7 +131,7 @@ def _csv_parts(body: bytes, limit: int) -> Iterator[tuple[list[str], int, list[l
     if rows:
         yield header, place, rows, starts
 
-
+# %% ../../nbs/serving/csv_requests.ipynb #45a68378
 def read_csv_batch(
     body: bytes,  # UTF-8
     limit: int,  # applications at most

@@ -91,13 +91,23 @@ class ChampionMetrics(RegisteredMetrics):
                 self._champion.labels(version).set(1)
             self._version = version
 
-# %% ../../nbs/serving/observability.ipynb #0f1e201a
+# %% ../../nbs/serving/observability.ipynb #f405f79a
 class _OfVersion(NamedTuple):
     labels: tuple[Counter, Counter]  # good, bad
     probabilities: BatchHistogram
     decisions: dict[str, Counter]
 
 
+def _count_many(own: _OfVersion, answers: list[dict[str, Any]]) -> None:
+    for decision, count in collections.Counter(answer["decision"] for answer in answers).items():
+        own.decisions[decision].inc(count)
+    bad = sum(answer["prediction"] for answer in answers)
+    for child, count in zip(own.labels, (len(answers) - bad, bad), strict=True):
+        if count:
+            child.inc(count)
+    own.probabilities.observe_many(np.array([answer["probability_of_default"] for answer in answers]))
+
+# %% ../../nbs/serving/observability.ipynb #0f1e201a
 class Metrics(ChampionMetrics):
     "What one app counts."
 
@@ -131,16 +141,6 @@ class Metrics(ChampionMetrics):
         decisions = {decision: self._decisions.labels(decision, version) for decision in (APPROVE, REFER, REFUSE)}
         self._of_version[version] = own = _OfVersion((good, bad), self._probabilities.labels(version), decisions)
         return own
-
-# %% ../../nbs/serving/observability.ipynb #5d4adf1c
-def _count_many(own: _OfVersion, answers: list[dict[str, Any]]) -> None:
-    for decision, count in collections.Counter(answer["decision"] for answer in answers).items():
-        own.decisions[decision].inc(count)
-    bad = sum(answer["prediction"] for answer in answers)
-    for child, count in zip(own.labels, (len(answers) - bad, bad), strict=True):
-        if count:
-            child.inc(count)
-    own.probabilities.observe_many(np.array([answer["probability_of_default"] for answer in answers]))
 
 # %% ../../nbs/serving/observability.ipynb #0cc30c5c
 class JsonFormatter(BaseJsonFormatter):

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF8
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import starmap
 from operator import itemgetter
 from pydantic_core import from_json
@@ -20,11 +20,21 @@ from struct import Struct, error as StructError
 from typing import Annotated, Any
 from ..core.applications import ApplicationTable, NUMBER_FIELDS, TEXT_FIELDS
 from .checker import FIELDS, FieldRule, Hints, RULES, check_texts
-from .outline import MAX_DEPTH, PART, Part, first_sign, no_json_value, outline, parse_in_parts, syntax_error
+from lending_club.serving.outline import (
+    MAX_DEPTH,
+    Outline,
+    PART,
+    Part,
+    first_sign,
+    no_json_value,
+    outline,
+    parse_in_parts,
+    syntax_error,
+)
 from .refusals import Batch, CollectedBatch, RequestError, check_count, check_objects
 
 # %% ../../nbs/serving/requests.ipynb #ea4ce4de
-def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, what stands for an absent field
+def _slot(rule: FieldRule) -> tuple[Any, ...]:  # name, type and, unless it is required, what stands for an absent field
     "A field of `_Row`."
     if rule.kind == "number":
         number = Annotated[float, msgspec.Meta(ge=rule.minimum, le=rule.maximum)]
@@ -34,26 +44,27 @@ def _slot(rule: FieldRule) -> tuple:  # name, type and, unless it is required, w
     own = {"id": int | float | str, "ignored": int | float | bool | str}.get(rule.kind, str)
     return rule.name, own | None | msgspec.UnsetType, msgspec.UNSET
 
-
+# %% ../../nbs/serving/requests.ipynb #0767feed
 _slots = [_slot(RULES[name]) for name in NUMBER_FIELDS + TEXT_FIELDS]
 _Row = msgspec.defstruct("_Row", _slots, kw_only=True, gc=False, forbid_unknown_fields=True)
-_READ_ROW, _READ_ROWS = msgspec.json.Decoder(_Row).decode, msgspec.json.Decoder(list[_Row]).decode
+_ROWS: Any = list[_Row]  # type: ignore[valid-type]  # a type made at run time
+_READ_ROW, _READ_ROWS = msgspec.json.Decoder(_Row).decode, msgspec.json.Decoder(_ROWS).decode
 _N = len(NUMBER_FIELDS)
 _numbers_of, _texts_of = itemgetter(slice(_N)), itemgetter(slice(_N, None))
 _pack = Struct(f"{_N}d").pack
 
 
-def _quickly(read, body: bytes):
+def _quickly(read: Callable[[bytes], Any], body: bytes) -> Any:
     "What msgspec makes of a body; None where it does not take it."
     try:
         return read(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
-
+# %% ../../nbs/serving/requests.ipynb #e9f248d2
 def _columns_of(
-    rows: list,  # of `_Row`, at least one
-) -> tuple[np.ndarray, dict[str, Sequence], int]:  # block of numbers, texts by field, fields that the rows have
+    rows: list[Any],  # of `_Row`, at least one
+) -> tuple[np.ndarray, dict[str, Sequence[Any]], int]:  # block of numbers, texts by field, fields that the rows have
     "Rows as columns."
     cells, nulls = list(map(msgspec.structs.astuple, rows)), 0
     try:
@@ -64,7 +75,8 @@ def _columns_of(
             nulls += numbers.count(None)
             packed.append(_pack(*(math.nan if value is None else value for value in numbers)))
     block = np.frombuffer(b"".join(packed)).reshape(len(rows), _N).T.copy()
-    absent, texts = np.count_nonzero(np.isnan(block)) - nulls, {}
+    absent = int(np.count_nonzero(np.isnan(block))) - nulls
+    texts: dict[str, Sequence[Any]] = {}
     for name, values in zip(TEXT_FIELDS, zip(*map(_texts_of, cells), strict=True), strict=True):
         gaps = values.count(msgspec.UNSET)
         absent += gaps
@@ -72,24 +84,25 @@ def _columns_of(
             texts[name] = [None if value is msgspec.UNSET else value for value in values] if gaps else values
     return block, texts, len(rows) * len(FIELDS) - absent
 
-
-def _columns_of_one(row) -> tuple[np.ndarray, dict[str, Sequence], int]:  # as `_columns_of` gives them
+# %% ../../nbs/serving/requests.ipynb #943c22af
+def _columns_of_one(row: Any) -> tuple[np.ndarray, dict[str, Sequence[Any]], int]:  # as `_columns_of` gives them
     "A single row as columns, without arrays of one value."
     cells = msgspec.structs.astuple(row)
     try:
         packed = _pack(*cells[:_N])
     except StructError:  # a null among them
         return _columns_of([row])
-    texts = {name: (value,) for name, value in zip(TEXT_FIELDS, cells[_N:], strict=True) if value is not msgspec.UNSET}
+    sent = zip(TEXT_FIELDS, cells[_N:], strict=True)
+    texts: dict[str, Sequence[Any]] = {name: (value,) for name, value in sent if value is not msgspec.UNSET}
     absent = cells.count(math.nan) + len(TEXT_FIELDS) - len(texts)  # NaN is counted as an object: it equals nothing
     return np.frombuffer(packed).reshape(_N, 1), texts, len(FIELDS) - absent
 
-
+# %% ../../nbs/serving/requests.ipynb #7d207269
 def _accept(
     body: bytes,
     colons: int,  # in the body
     block: np.ndarray,  # shape (len(NUMBER_FIELDS), n), float64, NaN where missing
-    texts: dict[str, Sequence],  # values by field
+    texts: dict[str, Sequence[Any]],  # values by field
     fields: int,  # that the rows have
 ) -> ApplicationTable | None:
     "The rows of a body as a table; None where a row is not right, or where that takes a closer look."
@@ -100,13 +113,13 @@ def _accept(
     read, reasons = check_texts(texts, block.shape[1])
     return None if reasons else ApplicationTable(block, read)
 
-
+# %% ../../nbs/serving/requests.ipynb #0cd8a96c
 def _count(body: bytes, sign: bytes) -> int:
     "How many of a byte a body has; with NumPy, a long one is counted six times faster."
     if len(body) < PART:
         return body.count(sign)
     signs, own = np.frombuffer(body, np.uint8), ord(sign)
-    return sum(np.count_nonzero(signs[i : i + PART] == own) for i in range(0, len(signs), PART))
+    return sum(int(np.count_nonzero(signs[i : i + PART] == own)) for i in range(0, len(signs), PART))
 
 # %% ../../nbs/serving/requests.ipynb #4a618d64
 def _from_json(body: bytes) -> Any:
@@ -124,14 +137,14 @@ def _not_json(error: Exception, body: bytes) -> RequestError:
         return RequestError(400, "the body is UTF-16: send JSON in UTF-8")
     return RequestError(400, f"the body is not valid JSON: {no_json_value(str(error), body) or str(error)[:200]}")
 
-
+# %% ../../nbs/serving/requests.ipynb #4c3f22df
 def _refuse_duplicates(
     body: bytes,  # valid JSON
     where: str = "",  # for the message
-):
+) -> None:
     "Raise `RequestError` if a name occurs twice in one object of the body."
 
-    def check(pairs):
+    def check(pairs: list[tuple[str, Any]]) -> None:
         if len(dict(pairs)) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
@@ -139,8 +152,8 @@ def _refuse_duplicates(
 
     json.loads(body, object_pairs_hook=check, parse_int=str, parse_float=str)
 
-
-def _json_type(value) -> str:
+# %% ../../nbs/serving/requests.ipynb #4177bd9b
+def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -166,7 +179,7 @@ def _one_from_json(
             raise RequestError(422, _TOO_MANY_VALUES if is_one else f"{wanted} {'an object' if sign == b'{' else 'an array'}")
     return _from_json(body)
 
-
+# %% ../../nbs/serving/requests.ipynb #57bd7f42
 def read_application(
     body: bytes,  # JSON
 ) -> ApplicationTable:  # of one row
@@ -200,45 +213,23 @@ def _has_more(body: bytes, sign: bytes, limit: int) -> bool:
             return True
     return False
 
-
-def read_json_batch(
+# %% ../../nbs/serving/requests.ipynb #d6a20463
+def _quick_batch(
     body: bytes,
     limit: int,  # applications at most
-    partial: bool = False,  # whether the others are answered if some cannot be used
-) -> Batch:
-    "The applications in a JSON array. Raises `RequestError`."
-    body = body.removeprefix(BOM_UTF8)
+) -> Batch | None:  # None: it takes the general reader
+    "The applications in a JSON array that is right. Raises `RequestError` for too many."
     few = len(body) < _SHORTEST * limit or not _has_more(body, b"{", limit)
     colons = _count(body, b":") if few else 0
     rows = _quickly(_READ_ROWS, body) if few and colons <= limit * len(FIELDS) else None
-    if rows:
-        check_count(len(rows), limit)
-        table = _accept(body, colons, *_columns_of(rows))
-        if table is not None:
-            return Batch(table)
-    del rows
-    first = first_sign(body)
-    if body[first : first + 1] != b"[":
-        wanted = "a batch must be a JSON array of applications, not"
-        raise RequestError(422, f"{wanted} {_json_type(_one_from_json(body, wanted))}")
-    found = outline(body, limit, sys.maxsize)
-    if found.stopped == "depth":
-        raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1), body)
-    if found.stopped:
-        _refuse_syntax(body)  # a missing quotation mark makes elements of what is text
-        check_count(limit + 1, limit)
-    batch, total = CollectedBatch(partial), len(found.ends)
-    try:
-        for part in parse_in_parts(body, found, _MAX_VALUES):
-            _add_part(batch, part)
-            if batch.full:
-                break
-    except ValueError as error:
-        raise _not_json(error, body) from None
-    return batch.batch(total)
+    if not rows:
+        return None
+    check_count(len(rows), limit)
+    table = _accept(body, colons, *_columns_of(rows))
+    return None if table is None else Batch(table)
 
-
-def _refuse_syntax(body: bytes):
+# %% ../../nbs/serving/requests.ipynb #6486a0c1
+def _refuse_syntax(body: bytes) -> None:
     "Raise `RequestError` if the body is not valid JSON; no objects are made of a large one."
     if len(body) <= PART:
         _from_json(body)
@@ -248,8 +239,20 @@ def _refuse_syntax(body: bytes):
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _not_json(error, body) from None
 
+# %% ../../nbs/serving/requests.ipynb #d3a0d8cd
+def _refuse_stopped(
+    body: bytes,  # a JSON array
+    found: Outline,  # that a limit stopped
+    limit: int,  # applications at most
+) -> None:
+    "Raise `RequestError` for a batch that is nested too deep, no JSON, or too large."
+    if found.stopped == "depth":
+        raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1), body)
+    _refuse_syntax(body)  # a missing quotation mark makes elements of what is text
+    check_count(limit + 1, limit)
 
-def _add_part(batch: CollectedBatch, part: Part):
+# %% ../../nbs/serving/requests.ipynb #ffcce86a
+def _add_part(batch: CollectedBatch, part: Part) -> None:
     "Check a part of a batch. Raises `RequestError` where a name occurs twice."
     if part.values is None:
         batch.add(check_objects([]), [], {part.place: RequestError(422, _TOO_MANY_VALUES)})
@@ -264,3 +267,31 @@ def _add_part(batch: CollectedBatch, part: Part):
         if not isinstance(one, dict)
     }
     batch.add(check_objects([one for one in part.values if isinstance(one, dict)]), places, refused)
+
+# %% ../../nbs/serving/requests.ipynb #880d2ba6
+def read_json_batch(
+    body: bytes,
+    limit: int,  # applications at most
+    partial: bool = False,  # whether the others are answered if some cannot be used
+) -> Batch:
+    "The applications in a JSON array. Raises `RequestError`."
+    body = body.removeprefix(BOM_UTF8)
+    read = _quick_batch(body, limit)
+    if read is not None:
+        return read
+    first = first_sign(body)
+    if body[first : first + 1] != b"[":
+        wanted = "a batch must be a JSON array of applications, not"
+        raise RequestError(422, f"{wanted} {_json_type(_one_from_json(body, wanted))}")
+    found = outline(body, limit, sys.maxsize)
+    if found.stopped:
+        _refuse_stopped(body, found, limit)
+    batch, total = CollectedBatch(partial), len(found.ends)
+    try:
+        for part in parse_in_parts(body, found, _MAX_VALUES):
+            _add_part(batch, part)
+            if batch.full:
+                break
+    except ValueError as error:
+        raise _not_json(error, body) from None
+    return batch.batch(total)
