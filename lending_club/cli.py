@@ -43,7 +43,7 @@ _RUN_OPTIONS = {
 }
 _SERVE_OPTIONS = {"host": "api_host", "port": "api_port", "workers": "api_workers"}
 
-
+# %% ../nbs/cli.ipynb #1dfb6893
 def _add_settings(command: argparse.ArgumentParser, options: dict, settings: Settings):
     "Options that override settings; the help has the setting's meaning and value."
     meanings = {field.name: field.metadata.get("meaning", "") for field in dataclasses.fields(Settings)}
@@ -51,7 +51,30 @@ def _add_settings(command: argparse.ArgumentParser, options: dict, settings: Set
         text = f"{meanings[name]} (default: {getattr(settings, name)})".replace("%", "%%")
         command.add_argument(f"--{option}", dest=name, metavar=option.upper().replace("-", "_"), help=text)
 
+# %% ../nbs/cli.ipynb #1cbd87e0
+def _add_pipeline(command, settings: Settings):
+    "The commands `run`, `register`, `promote` and `relocate`."
+    run = command("run", "Run the stages 00 to 04; ends with a registered candidate.")
+    _add_settings(run, _RUN_OPTIONS, settings)
+    run.add_argument("--force", action="store_true", help="run stages also where nothing has changed (default: skip them)")
+    register = command("register", "Register the Pipeline that a training run kept.")
+    register.add_argument("run_id", metavar="RUN_ID", help="the MLflow run of the training")
+    command("relocate", "Point the registry at the artifacts in this folder, after the project was moved or copied.")
+    promote = command("promote", "Make the candidate the champion; asks nothing.")
+    once = "--if-no-champion"
+    promote.add_argument(once, action="store_true", help="do nothing if there is one (default: promote)")
 
+
+def _add_service(command, settings: Settings):
+    "The commands `serve` and `sample`."
+    _add_settings(command("serve", "Answer applications over HTTP with the champion."), _SERVE_OPTIONS, settings)
+    sample = command("sample", "Write a sample of loans in the raw layout.")
+    sample.add_argument("file", metavar="FILE", help="where to; ends in .csv, .csv.gz or .parquet")
+    sample.add_argument("--rows", type=int, default=settings.sample_rows, help="number of loans (default: %(default)s)")
+    same = "the same seed gives the same bytes (default: %(default)s)"
+    sample.add_argument("--seed", type=int, default=settings.seed, help=same)
+
+# %% ../nbs/cli.ipynb #b9f59209
 def command_parser(
     settings: Settings,  # whose values the help shows as defaults
 ) -> argparse.ArgumentParser:
@@ -65,35 +88,32 @@ def command_parser(
     def command(name, text):
         return commands.add_parser(name, help=text, description=text, parents=[debug])
 
-    run = command("run", "Run the stages 00 to 04; ends with a registered candidate.")
-    _add_settings(run, _RUN_OPTIONS, settings)
-    run.add_argument("--force", action="store_true", help="run stages also where nothing has changed (default: skip them)")
-    register = command("register", "Register the Pipeline that a training run kept.")
-    register.add_argument("run_id", metavar="RUN_ID", help="the MLflow run of the training")
-    command("relocate", "Point the registry at the artifacts in this folder, after the project was moved or copied.")
-    promote = command("promote", "Make the candidate the champion; asks nothing.")
-    once = "--if-no-champion"
-    promote.add_argument(once, action="store_true", help="do nothing if there is one (default: promote)")
-    _add_settings(command("serve", "Answer applications over HTTP with the champion."), _SERVE_OPTIONS, settings)
-    sample = command("sample", "Write a sample of loans in the raw layout.")
-    sample.add_argument("file", metavar="FILE", help="where to; ends in .csv, .csv.gz or .parquet")
-    sample.add_argument("--rows", type=int, default=settings.sample_rows, help="number of loans (default: %(default)s)")
-    same = "the same seed gives the same bytes (default: %(default)s)"
-    sample.add_argument("--seed", type=int, default=settings.seed, help=same)
+    _add_pipeline(command, settings)
+    _add_service(command, settings)
     return parser
 
 # %% ../nbs/cli.ipynb #dea7f075
+def _from_root(path: Path, root: Path) -> str:
+    "A path as settings name it: relative to the project, which may be moved, where it is below."
+    relative = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    return str(path) if relative == "sample" else relative  # a file of this name is not the built-in sample
+
+
 def _overrides(arguments, names) -> dict:
     given = {name: getattr(arguments, name) for name in names}
     if given.get("data_path") not in (None, "sample"):
         given["data_path"] = _from_root(Path(given["data_path"]).expanduser().resolve(), load_settings().root)
     return {name: value for name, value in given.items() if value is not None}
 
-
-def _from_root(path: Path, root: Path) -> str:
-    "A path as settings name it: relative to the project, which may be moved, where it is below."
-    relative = str(path.relative_to(root) if path.is_relative_to(root) else path)
-    return str(path) if relative == "sample" else relative  # a file of this name is not the built-in sample
+# %% ../nbs/cli.ipynb #c469b5c3
+def _show_version(settings: Settings, version):
+    "Print a registered version, with its metrics."
+    tags = {k: float(v) for k, v in version.tags.items() if k in ("test_roc_auc", "test_ks", "test_brier", "test_ece")}
+    metrics = ", ".join(f"{name.removeprefix('test_')} {value:.4f}" for name, value in tags.items())
+    kind = ", ".join(version.aliases) or "version without alias"
+    horizon = version.tags.get("horizon", "final status")
+    where = f"on the test loans (horizon: {horizon})"
+    print(f"{kind}: version {version.version} of {settings.registered_model_name}; {where} {metrics}")
 
 
 def _say(text: str):
@@ -112,17 +132,7 @@ def _run(arguments):
     _show_version(settings, done.version)
     print(f"executed notebooks: {os.path.relpath(done.executed['04_train'].parent)}")
 
-
-def _show_version(settings: Settings, version):
-    "Print a registered version, with its metrics."
-    tags = {k: float(v) for k, v in version.tags.items() if k in ("test_roc_auc", "test_ks", "test_brier", "test_ece")}
-    metrics = ", ".join(f"{name.removeprefix('test_')} {value:.4f}" for name, value in tags.items())
-    kind = ", ".join(version.aliases) or "version without alias"
-    horizon = version.tags.get("horizon", "final status")
-    where = f"on the test loans (horizon: {horizon})"
-    print(f"{kind}: version {version.version} of {settings.registered_model_name}; {where} {metrics}")
-
-
+# %% ../nbs/cli.ipynb #d081b231
 def _register(arguments):
     from lending_club.core.notices import show_log
     from lending_club.core.registry import connect, mlflow_errors
@@ -144,7 +154,7 @@ def _relocate(arguments):
     if not moved:
         print(f"nothing to do: the registry's artifacts are in {settings.var / 'artifacts'}")
 
-
+# %% ../nbs/cli.ipynb #ff908c0f
 def _promote(arguments):
     from lending_club.core.registry import connect, version_by_alias
     from lending_club.promote import format_comparison, promote
@@ -159,7 +169,7 @@ def _promote(arguments):
     before = f", before: version {promotion.previous}" if promotion.previous else ""
     print(f"champion: version {promotion.version} of {settings.registered_model_name}{before}")
 
-
+# %% ../nbs/cli.ipynb #264cfef2
 def _serve(arguments):
     from lending_club.serve import serve
 

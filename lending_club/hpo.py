@@ -18,6 +18,7 @@ import logging
 import numpy as np
 import optuna
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
@@ -231,7 +232,7 @@ def _pictures(complete: int) -> dict:  # file name to a function of Optuna and i
     if complete < 2:
         return {}
     measure = {"target_name": "validation loss"}
-    plots = {"optimization_history": (pictures.plot_optimization_history, measure)}
+    plots: dict[str, tuple[Callable, dict]] = {"optimization_history": (pictures.plot_optimization_history, measure)}
     if complete >= 4:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         plots |= {
@@ -299,9 +300,8 @@ def _log_search(study: optuna.Study):
     mlflow.log_text(trial_table(study).to_csv(index=False), "trials.csv")
     mlflow.set_tag("reproducible", reproducible_search(study))
     if counts["complete"]:
-        best = study.best_trial
-        mlflow.set_tag("best_trial", best.number)
-        mlflow.log_metrics({"best_validation_loss": best.value})
+        mlflow.set_tag("best_trial", study.best_trial.number)
+        mlflow.log_metrics({"best_validation_loss": study.best_value})
     for name, figure in plot_search(study).items():
         mlflow.log_figure(figure, f"search/{name}.png", save_kwargs={"bbox_inches": "tight"})  # labels below the axes too
         plt.close(figure)

@@ -273,7 +273,7 @@ def _log_evaluation(splits: Splits | TimedSplits, scored: dict, walk, backtest: 
         log_figures("refer_band", {"refer_band": plot_refer_band(band)})
 
 # %% ../nbs/04_train.ipynb #988fa6a3
-def _version_tags(settings: Settings, clean: CleanLoans, splits: Splits, card: dict, files: dict) -> dict:
+def _version_tags(settings: Settings, clean: CleanLoans, splits: Splits | TimedSplits, card: dict, files: dict) -> dict:
     network = card["metrics"]["network"]
     return {f"sha256.{name}": file_digest(path) for name, path in files.items()} | {
         "data_hash": clean.data_hash,

@@ -90,6 +90,16 @@ def test_a_run_tells_its_story_in_mlflow(ran):
     assert runs["trial 0"].data.tags["state"] == "complete" and runs["trial 0"].data.metrics["duration_seconds"] > 0
 
 
+def test_a_run_leaves_a_report_without_lessons(ran):
+    folder, done = ran
+    for path in (folder / "var" / "runs").rglob("*.ipynb"):
+        cells = nbformat.read(path, 4).cells
+        headings = [cell.source for cell in cells if cell.cell_type == "markdown" and cell.source.startswith("## ")]
+        assert [heading.split("\n")[0] for heading in headings] == ["## Run"], path.name
+        assert not [cell.source for cell in cells if "lesson" in cell.metadata.get("tags", []) or "#|" in cell.source], path.name
+    assert "lesson" not in done.stderr, "a search that is not the run's own"
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half_and_says_how_to_go_on(project):
     run = (COMMAND, "run", "--data", "sample", "--epochs", 60)

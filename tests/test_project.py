@@ -196,10 +196,32 @@ def test_every_dependency_is_pinned():
     assert wanted - {"lending-club"} <= pinned  # an extra may name another one
 
 
+@pytest.fixture(scope="module")
+def cells() -> dict:
+    "The code cells of each notebook, as the benchmark of the notebooks counts them."
+    notebooks = load_script(REPO / "benchmarks" / "notebooks.py")
+    return {path.stem: notebooks.code_cells(path) for path in sorted((REPO / "nbs").rglob("*.ipynb"))}
+
+
+def test_exported_cells_are_short(cells):
+    exported = {name: [cell.lines for cell in own if cell.kind == "code"] for name, own in cells.items()}
+    assert not {name: max(lines) for name, lines in exported.items() if max(lines, default=0) > 40}
+
+
+def test_code_has_visible_lessons(cells):
+    kinds = {name: [cell.kind for cell in own] for name, own in cells.items()}
+    few = {name for name, own in kinds.items() if own.count("code") > own.count("lesson")}
+    assert not few, f"fewer lessons than exported cells: {sorted(few)}"
+    hidden = {name for name, own in kinds.items() if own.count("hidden") > 2}
+    assert not hidden, f"hide only what is glue: {sorted(hidden)}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_public_functions_say_what_they_do(path):
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            if any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):
+                continue  # a signature of the function that follows
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
 
 

@@ -33,6 +33,7 @@ class Assumptions:
 
 
 USUAL = Assumptions()
+_DOLLAR = np.ones(1)  # lent
 
 # %% ../../nbs/core/cashflow.ipynb #49028b1f
 def balance(
@@ -68,7 +69,7 @@ def _checked(amount, rate, term, cumulative) -> tuple[np.ndarray, ...]:
             )
     return amount, rate, term.astype(int), ends
 
-
+# %% ../../nbs/core/cashflow.ipynb #2603987e
 def _last_paid(
     term: np.ndarray,  # shape (n,)
 ) -> np.ndarray:  # shape (n, 60), int
@@ -96,7 +97,7 @@ def expected_cash_flows(
     np.add.at(stopped, (np.arange(n)[:, None], last), charged_off)
     paying = 1 - np.cumsum(paid_off, axis=1) - np.cumsum(stopped, axis=1)[:, :-1]
     flows = {name: np.zeros((n, MONTHS + lag)) for name in ("instalments", "payoffs", "recoveries", "fees")}
-    flows["instalments"][:, :MONTHS] = np.where(within & later, paying * annuity(1.0, rate, term)[:, None], 0.0)
+    flows["instalments"][:, :MONTHS] = np.where(within & later, paying * annuity(_DOLLAR, rate, term)[:, None], 0.0)
     flows["payoffs"][:, :MONTHS] = np.where(later, paid_off * owed[:, :-1] * (1 + rate[:, None] / 1200), 0.0)
     flows["recoveries"][:, lag:] = charged_off * assumptions.recovery_rate * np.take_along_axis(owed, last, axis=1)
     flows["fees"] = -assumptions.servicing_fee * (flows["instalments"] + flows["payoffs"])
@@ -107,9 +108,9 @@ def total(
     flows: dict[str, np.ndarray],  # as `expected_cash_flows` gives them
 ) -> np.ndarray:  # shape (n, months), USD
     "All payments of a month together."
-    return sum(flows.values())
+    return sum(flows.values(), start=np.zeros(()))
 
-
+# %% ../../nbs/core/cashflow.ipynb #49153f72
 def present_value(
     payments: np.ndarray,  # shape (n, months), USD, the first at `first` months from now
     yearly_rate: float,  # effective, a share
@@ -119,7 +120,7 @@ def present_value(
     month = np.arange(payments.shape[1]) + np.broadcast_to(first, len(payments))[:, None]
     return (payments * (1 + yearly_rate) ** (-month / 12)).sum(axis=1)
 
-
+# %% ../../nbs/core/cashflow.ipynb #96d83161
 _HALVINGS, _STEPS = 20, 4  # of the interval; of Newton's method, each of which doubles the digits
 _RATES = (-0.999, 20.0)  # yearly rates between which a return is looked for
 _AT_ONCE = 512  # loans
@@ -170,7 +171,7 @@ def value_weights(
     month, rows = np.arange(MONTHS + 1), np.arange(len(rate))[:, None]
     discount = (1 + yearly_rate) ** (-month / 12)
     owed, last, kept = balance(rate, term), _last_paid(term), 1 - assumptions.servicing_fee
-    instalments = np.where((month >= 1) & (month <= term[:, None]), annuity(1.0, rate, term)[:, None] * discount, 0.0)
+    instalments = np.where((month >= 1) & (month <= term[:, None]), annuity(_DOLLAR, rate, term)[:, None] * discount, 0.0)
     to_come = kept * (instalments.sum(axis=1, keepdims=True) - np.cumsum(instalments, axis=1))  # after month 0 to 60
     later = (1 + yearly_rate) ** (-assumptions.recovery_lag / 12)
     recovered = assumptions.recovery_rate * later * owed[rows, last] * discount[1:]
@@ -181,7 +182,7 @@ def value_weights(
     weights[:, :-1] -= weights[:, 1:]  # from probabilities of a month to cumulative ones
     return to_come[:, 0] - 1, weights
 
-
+# %% ../../nbs/core/cashflow.ipynb #47633818
 def net_present_value(
     amount: np.ndarray,  # shape (n,), USD lent
     rate: np.ndarray,  # shape (n,), % a year

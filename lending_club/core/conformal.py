@@ -40,10 +40,7 @@ def nonconformity(
     good = shown_pd(p)
     return good, shown_pd(1 - good)
 
-# %% ../../nbs/core/conformal.ipynb #03e1059b
-ALWAYS = 2.0  # a threshold above every score; a finite number, as JSON has no infinity
-
-
+# %% ../../nbs/core/conformal.ipynb #7ed8f08b
 def _checked_level(level) -> Fraction:
     "The level as it is written in decimals: 0.9 is nine tenths. Raises `ReferBandError`."
     try:
@@ -53,6 +50,9 @@ def _checked_level(level) -> Fraction:
     if not 0 < exact < 1:
         raise ReferBandError(f"the level of a refer band lies between 0 and 1, such as 0.9; found {level!r}")
     return exact
+
+# %% ../../nbs/core/conformal.ipynb #7815f0e0
+ALWAYS = 2.0  # a threshold above every score; a finite number, as JSON has no infinity
 
 
 def score_threshold(
@@ -105,7 +105,7 @@ def _thresholds(table: Mapping) -> tuple[float, float]:
     except (KeyError, TypeError, ValueError):
         raise ReferBandError("the table of a refer band needs the thresholds good and bad, as fit_sets gives them") from None
 
-
+# %% ../../nbs/core/conformal.ipynb #329caddd
 def prediction_sets(
     p12,  # shape (n,), PDs at month 12
     table: Mapping,  # as `fit_sets` gives it

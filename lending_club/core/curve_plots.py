@@ -12,14 +12,28 @@ import pandas as pd
 from .metrics import EvaluationError
 from .plots import ACCENT, INK, MUTED
 
-# %% ../../nbs/core/curve_plots.ipynb #3dae45d0
+# %% ../../nbs/core/curve_plots.ipynb #187b868b
 PANELS = 12  # groups that one picture shows
-MANY = 500  # loans of a group whose whole band is shown
 
 
 def _spread(groups: list) -> list:
     "At most `PANELS` of them, the first and the last included."
     return groups if len(groups) <= PANELS else [groups[i] for i in np.linspace(0, len(groups) - 1, PANELS).round().astype(int)]
+
+
+def _grid(panels: int) -> tuple[int, int]:
+    "Rows and columns of panels."
+    columns = panels if panels <= 3 else 3 if panels <= 6 else 4
+    return math.ceil(panels / columns), columns
+
+# %% ../../nbs/core/curve_plots.ipynb #bc8ed545
+MANY = 500  # loans of a group whose whole band is shown
+
+
+def _highest(table: pd.DataFrame) -> float:
+    "Upper end of the axis, %: above all curves, and above the bands of groups with many loans."
+    sure = table.loc[table["loans"] >= MANY, "upper"].max()
+    return 100 * np.nanmax([1.15 * table["observed"].max(), 1.15 * table["predicted"].max(), 1.03 * sure, 0.001])
 
 
 def _curve_panel(axis, own: pd.DataFrame):
@@ -28,7 +42,7 @@ def _curve_panel(axis, own: pd.DataFrame):
     axis.plot(own["month"], 100 * own["predicted"], color=ACCENT, ls="--", label="predicted")
     axis.set_title(f"{str(own['group'].iloc[0]).strip()}: {own['loans'].iloc[0]:,} loans", fontsize="small")
 
-
+# %% ../../nbs/core/curve_plots.ipynb #d01402b5
 def plot_vintage_curves(
     table: pd.DataFrame,  # as `horizons.vintage_curves` gives it
     title: str = "",
@@ -40,8 +54,7 @@ def plot_vintage_curves(
     if not len(table):
         raise EvaluationError("there is no vintage curve to draw: no group has been observed for a month; use a later snapshot")
     groups = _spread(list(table["group"].unique()))
-    columns = len(groups) if len(groups) <= 3 else 3 if len(groups) <= 6 else 4
-    rows, table = math.ceil(len(groups) / columns), table[table["group"].isin(groups)]
+    (rows, columns), table = _grid(len(groups)), table[table["group"].isin(groups)]
     size = (max(3.0 * columns, 8), 2.3 * rows + (0.9 if len(groups) > 3 else 1.5))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
     for axis, group in zip(axes.flat, groups, strict=False):
@@ -50,9 +63,7 @@ def plot_vintage_curves(
         axis.set_visible(False)
     for axis in axes.flat[max(0, len(groups) - columns) : len(groups)]:
         axis.tick_params(labelbottom=True)  # also above a place that is left empty
-    sure = table.loc[table["loans"] >= MANY, "upper"].max()  # the bands of few loans reach everywhere
-    top = 100 * np.nanmax([1.15 * table["observed"].max(), 1.15 * table["predicted"].max(), 1.03 * sure, 0.001])
-    axes[0][0].set(xlim=(0, table["month"].max() + 1), ylim=(0, top))
+    axes[0][0].set(xlim=(0, table["month"].max() + 1), ylim=(0, _highest(table)))
     axes[0][0].xaxis.set_major_locator(MultipleLocator(12 if table["month"].max() > 18 else 3))
     figure.supxlabel("months on book", fontsize="medium")
     figure.supylabel("charged off (%)", fontsize="medium")
@@ -74,7 +85,7 @@ def _loan_counts(axis, counts: dict[str, pd.Series]):
         axis.step(each.index, each, where="mid", color=color, lw=1)
     axis.set_ylim(bottom=0)
 
-
+# %% ../../nbs/core/curve_plots.ipynb #2333db1f
 def plot_auc_by_month(
     tables: dict[str, pd.DataFrame],  # model to its table, as `horizons.auc_by_month` gives it
     title: str = "",
@@ -86,8 +97,8 @@ def plot_auc_by_month(
     known = {model: table.dropna(subset="roc_auc") for model, table in tables.items()}
     if not any(map(len, known.values())):
         raise EvaluationError("there is no ROC-AUC to draw: no month has enough bad loans; use more loans or a later snapshot")
-    size = {"figsize": (10 if len(tables) > 3 else 8, 4.6), "height_ratios": (3, 1)}
-    figure, (ranking, count) = plt.subplots(2, 1, sharex=True, layout="constrained", **size)
+    size, heights = (10 if len(tables) > 3 else 8, 4.6), (3, 1)
+    figure, (ranking, count) = plt.subplots(2, 1, sharex=True, layout="constrained", figsize=size, height_ratios=heights)
     for (model, table), color in zip(known.items(), COLORS, strict=False):
         ranking.fill_between(table.index, table["roc_auc_lower"], table["roc_auc_upper"], color=color, alpha=0.15, lw=0)
         ranking.plot(table.index, table["roc_auc"], color=color, label=model)

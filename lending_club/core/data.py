@@ -43,7 +43,7 @@ def _as_text(values: pa.Array, name: str) -> pa.Array:
         values = pc.replace_substring_regex(pc.utf8_trim(values, " \t\u00a0=\"'"), r"^(\d+)\.0+$", r"\1")
     return pc.if_else(pc.is_in(values, value_set=ABSENT), None, values)
 
-
+# %% ../../nbs/core/data.ipynb #b7db9c7a
 def _convert(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     "The columns of a batch as numbers, encoded texts or texts; lines without any required value (summaries) dropped."
     columns = {}
@@ -92,7 +92,7 @@ def wanted_columns(
     if columns is None:
         columns = ["id", *PAYMENT_COLUMNS, *pipeline_columns(use_addr_state=True)]
     elif columns == "all":
-        columns = BY_NAME
+        columns = list(BY_NAME)
     unknown = [name for name in columns if name not in BY_NAME]
     if unknown:
         raise DataError(f"there is no raw column {unknown[0]!r}.{nearest_name(unknown[0], BY_NAME)}")
@@ -100,6 +100,23 @@ def wanted_columns(
     return [column.name for column in COLUMNS if column.name in wanted]
 
 # %% ../../nbs/core/data.ipynb #d5485142
+def _add_partly_absent(typed: list[dict[str, pa.Array]]):
+    "Give every batch the columns that others have, as missing."
+    types = {name: values.type for columns in typed for name, values in columns.items()}
+    for columns in typed:
+        length = len(columns["loan_amnt"])
+        columns |= {name: pa.nulls(length, kind) for name, kind in types.items() if name not in columns}
+
+# %% ../../nbs/core/data.ipynb #608fb038
+def _add_absent(loans: pd.DataFrame, wanted: list[str], source: str) -> pd.DataFrame:
+    "`loans` with every wanted column, in the schema's order; one warning names the absent ones."
+    absent = [name for name in wanted if name not in loans]
+    if absent:
+        log.warning("%s lacks %d columns, which count as missing: %s", source, len(absent), ", ".join(absent))
+    dtypes = {name: "float64" if BY_NAME[name].kind == "number" else "str" for name in wanted}
+    return loans.reindex(columns=wanted).astype(dtypes)
+
+# %% ../../nbs/core/data.ipynb #ae092d66
 def read_loans(
     path: str | Path,  # a file, a folder, or a pattern such as `data/*.csv`
     columns: str | list[str] | None = None,  # names of raw columns to read; "all"; None: what the pipeline needs
@@ -128,23 +145,6 @@ def read_loans(
     loans = _add_absent(loans, wanted, path.name)
     loans.attrs["readings"] = json.dumps([asdict(reading) for reading in readings])
     return loans
-
-
-def _add_partly_absent(typed: list[dict[str, pa.Array]]):
-    "Give every batch the columns that others have, as missing."
-    types = {name: values.type for columns in typed for name, values in columns.items()}
-    for columns in typed:
-        length = len(columns["loan_amnt"])
-        columns |= {name: pa.nulls(length, kind) for name, kind in types.items() if name not in columns}
-
-
-def _add_absent(loans: pd.DataFrame, wanted: list[str], source: str) -> pd.DataFrame:
-    "`loans` with every wanted column, in the schema's order; one warning names the absent ones."
-    absent = [name for name in wanted if name not in loans]
-    if absent:
-        log.warning("%s lacks %d columns, which count as missing: %s", source, len(absent), ", ".join(absent))
-    dtypes = {name: "float64" if BY_NAME[name].kind == "number" else "str" for name in wanted}
-    return loans.reindex(columns=wanted).astype(dtypes)
 
 # %% ../../nbs/core/data.ipynb #04384ffa
 def reading_table(

@@ -27,7 +27,7 @@ def score_final(
         scored[name] = TestScores(p_test, best_f1_threshold(splits.calibration["default"], p_calibration))
     return scored
 
-
+# %% ../../nbs/core/final_evaluation.ipynb #07db2017
 def compare_final(
     splits,  # a `clean.Splits`
     scored: dict[str, TestScores],  # as `score_final` gives it
@@ -36,7 +36,7 @@ def compare_final(
     rows = {name: evaluate(splits.test["default"], own.p, own.threshold) for name, own in scored.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-
+# %% ../../nbs/core/final_evaluation.ipynb #b23da4b5
 def compare_final_by_term(
     splits,  # a `clean.Splits`
     scored: dict[str, TestScores],  # as `score_final` gives it
@@ -62,7 +62,7 @@ def final_tables(
     confusion = confusion.reindex(index=["good", "bad"], columns=["predicted good", "predicted bad"], fill_value=0)
     return tables | {"deciles": decile_table(y, p), "thresholds": threshold_curve(y, p), "confusion": confusion}
 
-
+# %% ../../nbs/core/final_evaluation.ipynb #88c083a9
 def final_figures(
     splits,  # a `clean.Splits`
     network: TestScores,  # on the test loans

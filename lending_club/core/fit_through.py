@@ -32,7 +32,7 @@ def check_fit_through(
             "not ended, and those that have are the wrong ones. Set fit_through = val_end, or use a file with last_pymnt_d"
         )
 
-
+# %% ../../nbs/core/fit_through.ipynb #a8557e4f
 def through_snapshot(
     splits: TimedSplits,
 ) -> TimedSplits:
@@ -41,7 +41,7 @@ def through_snapshot(
     known = {name: exposure(splits.loans, periods[name][1], since=periods[name][0]) for name in ("refit", "calibration")}
     return dataclasses.replace(splits, val_end=splits.snapshot, **known)
 
-
+# %% ../../nbs/core/fit_through.ipynb #1c4f1f16
 def fit_through_snapshot(
     splits: TimedSplits,
     fitted: Pipeline,  # preprocessing and a `HazardAverage`, fitted through `val_end`
@@ -57,7 +57,7 @@ def fit_through_snapshot(
     average.refit(*parts[4:], epochs=fitted[-1].epochs_used_)
     return later, assemble_timed(later, Pipeline([*prepare.steps, ("networks", average)]))
 
-
+# %% ../../nbs/core/fit_through.ipynb #55dde3b2
 def fit_through_of(
     splits,  # what the evaluation's twin has learnt from
     learnt,  # what the version has learnt from

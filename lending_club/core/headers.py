@@ -17,6 +17,26 @@ from .spellings import canonical_name, fold_letters
 from .text import nearest_name
 
 # %% ../../nbs/core/headers.ipynb #1b178feb
+def _nearest_unknown(column: str, header: list[str], names: list[str | None]) -> str:
+    "A hint at the nearest name in the header that the schema does not know; a known name means another column."
+    return nearest_name(column, [h for h, n in zip(header, names, strict=True) if n is None])
+
+# %% ../../nbs/core/headers.ipynb #0f7646b2
+_LEAST_REQUIRED = 3  # of the required columns, in a table of loans
+_REJECTED = "amountrequested"  # a column that only files of rejected applications have
+
+
+def _refuse_other_table(header: list[str], names: list[str | None], name: str, given):
+    if _REJECTED in map(fold_letters, header) and "loan_amnt" not in names:
+        raise NotATable(f"{name} holds rejected applications, which have no outcome: read the file of accepted loans")
+    lacking = [column for column in REQUIRED_IN_FILE if column not in names and column not in given]
+    if len(REQUIRED_IN_FILE) - len(lacking) < _LEAST_REQUIRED:
+        raise NotATable(
+            f"{name} is no table of loans: it lacks the required columns {', '.join(lacking)}."
+            + _nearest_unknown(lacking[0], header, names)
+        )
+
+# %% ../../nbs/core/headers.ipynb #eb969217
 def known_names(
     header: list[str],  # names as in the file
     name: str,  # the table's, for errors
@@ -37,27 +57,7 @@ def known_names(
             raise DataError(f"{name} lacks the required column {column!r}.{_nearest_unknown(column, header, names)}")
     return names
 
-
-_LEAST_REQUIRED = 3  # of the required columns, in a table of loans
-_REJECTED = "amountrequested"  # a column that only files of rejected applications have
-
-
-def _refuse_other_table(header: list[str], names: list[str | None], name: str, given):
-    if _REJECTED in map(fold_letters, header) and "loan_amnt" not in names:
-        raise NotATable(f"{name} holds rejected applications, which have no outcome: read the file of accepted loans")
-    lacking = [column for column in REQUIRED_IN_FILE if column not in names and column not in given]
-    if len(REQUIRED_IN_FILE) - len(lacking) < _LEAST_REQUIRED:
-        raise NotATable(
-            f"{name} is no table of loans: it lacks the required columns {', '.join(lacking)}."
-            + _nearest_unknown(lacking[0], header, names)
-        )
-
-
-def _nearest_unknown(column: str, header: list[str], names: list[str | None]) -> str:
-    "A hint at the nearest name in the header that the schema does not know; a known name means another column."
-    return nearest_name(column, [h for h, n in zip(header, names, strict=True) if n is None])
-
-
+# %% ../../nbs/core/headers.ipynb #196561e8
 def renamed(
     header: list[str],  # names as in the file
     names: list[str | None],  # of the schema
@@ -88,6 +88,12 @@ def split_fields(
     except csv.Error:
         return []
 
+# %% ../../nbs/core/headers.ipynb #22acb69d
+# where files were joined without a line break between them
+_SUMMARY_BEFORE = re.compile(
+    r'\W*(Total amount funded in policy code \d+: *\d+|Notes offered by Prospectus \([^)]*\))"?(?=["A-Za-z])'
+)
+
 
 def parse_header(
     line: str,
@@ -103,13 +109,13 @@ def parse_header(
             best, most = Layout(header, separator), count
     return best
 
-
-# where files were joined without a line break between them
-_SUMMARY_BEFORE = re.compile(
-    r'\W*(Total amount funded in policy code \d+: *\d+|Notes offered by Prospectus \([^)]*\))"?(?=["A-Za-z])'
-)
-
 # %% ../../nbs/core/headers.ipynb #c46fdc79
+def _names_columns(line: str) -> bool:
+    "Whether a line has Lending Club's column names in whatever form."
+    words = re.findall(r"[a-z]+(?:_[a-z]+)+", line.lower())
+    return len({*map(canonical_name, words)} - {None}) >= _LEAST_REQUIRED
+
+# %% ../../nbs/core/headers.ipynb #941f7d01
 def refuse_without_header(
     lines: list[str],  # the first ones
     name: str,  # of the file, for errors
@@ -123,12 +129,11 @@ def refuse_without_header(
     if any("\r" in line.rstrip("\r\n") for line in lines):
         raise DataError(f"{name} has line ends of two kinds, CR and LF: write it again with one of them")
     has_loans = any(re.search(r"\b(36|60) months|Fully Paid|Charged Off", line) for line in lines)
-    for line in lines:
-        if len({*map(canonical_name, re.findall(r"[a-z]+(?:_[a-z]+)+", line.lower()))} - {None}) >= _LEAST_REQUIRED:
-            raise (DataError if has_loans else NotATable)(
-                f"{name} has Lending Club's column names in a form that is not read: {line.strip()[:60]!r}; write them as they "
-                "are, such as loan_amnt, with commas, semicolons, tabs or vertical bars between the fields"
-            )
+    if named := next(filter(_names_columns, lines), None):
+        raise (DataError if has_loans else NotATable)(
+            f"{name} has Lending Club's column names in a form that is not read: {named.strip()[:60]!r}; write them as they "
+            "are, such as loan_amnt, with commas, semicolons, tabs or vertical bars between the fields"
+        )
     if has_loans:
         raise DataError(
             f"{name} has loans but no header above them: write every file with its header "
@@ -148,7 +153,20 @@ def _is_strict(row: str, layout: Layout) -> bool:
     except csv.Error:
         return False
 
+# %% ../../nbs/core/headers.ipynb #5ab725f6
+def _has_escapes(lines: list[bytes], place: int, layout: Layout) -> bool | None:
+    "Whether a backslash stands before a quotation mark in a row that begins in a line; None where none begins there."
+    text = ""
+    for line in lines[place : place + 50]:  # a text may hold line breaks
+        text += line.decode().rstrip("\r")
+        if _is_strict(text, layout):
+            return False
+        if _is_strict(text.replace('\\"', '""'), layout):
+            return True
+        text += "\n"
+    return None
 
+# %% ../../nbs/core/headers.ipynb #932ea006
 def double_quotes(
     block: bytes,  # whole lines
     layout: Layout,
@@ -166,16 +184,3 @@ def double_quotes(
         if found[i] or (found[i] is None and True in found.values()):  # the inside of a text follows the others
             lines[i] = lines[i].replace(b'\\"', b'""')
     return b"\n".join(lines)
-
-
-def _has_escapes(lines: list[bytes], place: int, layout: Layout) -> bool | None:
-    "Whether a backslash stands before a quotation mark in a row that begins in a line; None where none begins there."
-    text = ""
-    for line in lines[place : place + 50]:  # a text may hold line breaks
-        text += line.decode().rstrip("\r")
-        if _is_strict(text, layout):
-            return False
-        if _is_strict(text.replace('\\"', '""'), layout):
-            return True
-        text += "\n"
-    return None

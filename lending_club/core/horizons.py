@@ -61,7 +61,7 @@ def _column(loans: pd.DataFrame, name: str) -> pd.Series:
         raise EvaluationError(f"the loans lack the column {name}: clean them with the target time_to_event")
     return loans[name]
 
-
+# %% ../../nbs/core/horizons.ipynb #d7f18fdf
 def observed_months(
     loans: pd.DataFrame,  # cleaned, with `issue_month`
     snapshot,  # month at which the file of loans was made: a date or Timestamp
@@ -92,13 +92,13 @@ def months_reached(
     observed, term = observed_months(loans, snapshot), _terms(loans)
     return np.where(observed >= term + AFTER_TERM, np.inf, np.minimum(observed, term - 1))
 
-
-def _last_month(horizon) -> float:
+# %% ../../nbs/core/horizons.ipynb #c5baf219
+def _last_month(horizon: int | str) -> float:
     if horizon == TERM:
         return np.inf
     if not (isinstance(horizon, (int, np.integer)) and 1 <= horizon <= MONTHS):
         raise EvaluationError(f"a horizon is a number of months from 1 to {MONTHS}, or {TERM!r}; found {horizon!r}")
-    return horizon
+    return int(horizon)
 
 
 def horizon_name(
@@ -137,7 +137,7 @@ def outcome_at(
     "Outcomes at a horizon; they count for loans that `is_observed` names. Raises `EvaluationError`."
     return (months_to_charge_off(loans) <= min(_last_month(horizon), MONTHS)).astype(int)
 
-
+# %% ../../nbs/core/horizons.ipynb #da124fd9
 def check_curve(
     loans: pd.DataFrame,
     curve,  # shape (n, 60), cumulative PD by month on book
@@ -181,16 +181,13 @@ def headline_horizon(
     known = [horizon for horizon in HORIZONS if _last_month(horizon) <= month]
     return known[-1] if known else int(month)
 
-# %% ../../nbs/core/horizons.ipynb #e60f2d68
-ENDED_ONLY = "ended only"  # the biased row
-
-
+# %% ../../nbs/core/horizons.ipynb #f17d2e05
 def _ratio(bad, expected) -> dict:
     expected = np.where(np.asarray(expected) > 0, expected, np.nan)
     ends = dict(zip(("", "_lower", "_upper"), (np.asarray(bad), *poisson_interval(bad)), strict=True))
     return {f"observed_over_expected{end}": count / expected for end, count in ends.items()}
 
-
+# %% ../../nbs/core/horizons.ipynb #8bd960e3
 def _at_horizon(loans: pd.DataFrame, snapshot, curve: np.ndarray, horizon) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Outcomes, PDs up to the horizon and PDs over the term, of the loans observed that long."
     seen = is_observed(loans, snapshot, horizon)
@@ -218,6 +215,9 @@ def evaluate_at(
             f"observed that long, {y.sum():,} of them bad; choose a shorter horizon, or use a file of a later snapshot"
         )
     return _row(y, p, decided_by, threshold, len(loans)) | {"biased": False}
+
+# %% ../../nbs/core/horizons.ipynb #e84a2c26
+ENDED_ONLY = "ended only"  # the biased row
 
 
 def _ended(loans: pd.DataFrame, snapshot, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -277,7 +277,7 @@ def _groups(by, n: int) -> list[tuple[object, np.ndarray]]:
         raise EvaluationError(f"each loan needs a group: {n:,} loans came with {len(by):,} groups")
     return [(name, part.to_numpy()) for name, part in pd.Series(np.arange(n)).groupby(by)]
 
-
+# %% ../../nbs/core/horizons.ipynb #2cfca227
 def _vintage_curve(reached: np.ndarray, charged: np.ndarray, term: np.ndarray, curve: np.ndarray) -> pd.DataFrame:
     last = min(_reached_by_half(reached[term == months]) for months in np.unique(term))
     last = int(min(last, term.max()))
@@ -296,7 +296,7 @@ def _vintage_curve(reached: np.ndarray, charged: np.ndarray, term: np.ndarray, c
         }
     )
 
-
+# %% ../../nbs/core/horizons.ipynb #2c170a67
 def vintage_curves(
     loans: pd.DataFrame,  # cleaned test loans
     snapshot,  # month at which the file of loans was made

@@ -45,7 +45,7 @@ def _hover(name: str, row) -> str:
     "What a cell says when it is pointed at; `row` has bad_rate, lower, upper and loans."
     return f"{name}<br>bad rate {row.bad_rate:.1%} ({row.lower:.1%} to {row.upper:.1%})<br>{row.loans:,.0f} ended loans"
 
-
+# %% ../../nbs/core/interactive.ipynb #e8d250b6
 def _heat(grid, hover, x, y, labels, title, size):
     "A plotly heat map of bad rates (%)."
     import plotly.graph_objects as go
@@ -109,7 +109,7 @@ def _draw_map(grid: np.ndarray, title: str):
     picture.colorbar(image, ax=ax, label="bad rate (%)", shrink=0.7)
     return picture
 
-
+# %% ../../nbs/core/interactive.ipynb #32500bb3
 def state_map(
     table: pd.DataFrame,  # one row a state: loans, bad_rate, lower, upper; other states are left blank
     title: str,
@@ -142,7 +142,7 @@ def _draw_table(rate: pd.DataFrame, title: str):
     picture.colorbar(image, ax=ax, label="bad rate (%)")
     return picture
 
-
+# %% ../../nbs/core/interactive.ipynb #a372ec07
 def rate_table(
     table: pd.DataFrame,  # index of two levels, rows and columns; loans, bad_rate, lower, upper
     title: str,

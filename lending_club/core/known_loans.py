@@ -51,7 +51,7 @@ def _charged_off(exposures: pd.DataFrame, term: int) -> tuple[int, float]:
     share = cumulative_incidence(table["charge_off"], table["payoff"])[month - 1, 0]
     return month, float(share) if month else np.nan
 
-
+# %% ../../nbs/core/known_loans.ipynb #c14f8721
 def bias_of_ended_loans(
     loans: pd.DataFrame,  # raw loans, or as `timed_loans` gives them
     dates,  # dates up to the month after the last ending
@@ -85,7 +85,7 @@ def with_truth(
     for (day, term), month in table["known_to"].items():
         own = true_pd[(terms == term) & (loans["issue_month"] < day).to_numpy()]
         means.append(own.mean() if len(own) else np.nan)
-        curve = true_cumulative(means[-1:], [term])[0, :, 0]
+        curve = true_cumulative(np.array(means[-1:]), np.array([term]))[0, :, 0]
         by_then.append(curve[month - 1] if month else np.nan)
     return table.assign(true_pd=means, true_by_then=by_then)
 

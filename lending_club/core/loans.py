@@ -35,7 +35,7 @@ class RawSource:
     identity: list | None  # changes when the loans may have changed; None where there is no such file
     read: Callable[..., pd.DataFrame]  # takes `columns` as `read_loans` does
 
-
+# %% ../../nbs/core/loans.ipynb #4143d891
 def _place(file: Path, root: Path) -> str:
     "A file's path, below the project's root relative to it: the same after the project was moved."
     file, root = file.resolve(), root.resolve()
@@ -50,7 +50,7 @@ def _data_identity(path: Path, root: Path) -> list | None:
         return None  # reading will say what is wrong
     return [[place, stat.st_size, stat.st_mtime_ns] for place, stat in stats]
 
-
+# %% ../../nbs/core/loans.ipynb #75ccbe6e
 def _data_name(path: Path) -> str:
     return str(Path(path.parent.name, path.name)) if is_pattern(path) else path.name
 
@@ -70,7 +70,7 @@ def raw_source(
     file = settings.data_file
     return RawSource(_data_name(file), _data_identity(file, settings.root), partial(read_loans, file))
 
-
+# %% ../../nbs/core/loans.ipynb #86ded242
 def load_raw(
     settings: Settings,
     columns: str | list[str] | None = "all",  # names of raw columns; "all"; None: what the pipeline needs
@@ -119,14 +119,14 @@ class CleanLoans:
     snapshot: str | None = None  # month that the file shows, such as `2019-03-01`; None with a final status
     payments: pd.DataFrame | None = None  # what each loan has paid, as `payments.payments_of` gives it; no model sees it
 
-
-_METADATA = b"lending_club"  # key in the Parquet schema's metadata
-_PAYMENT = "payments."  # before the names of the payments' columns in the file
-
-
+# %% ../../nbs/core/loans.ipynb #9f2697e6
 def cache_file(settings: Settings) -> Path:
     "Where this run's cleaned loans are cached, whether they are yet or not. Raises `SettingsError`."
     return ensure_var(settings, "cache") / f"clean-{loans_key(settings)}.parquet"
+
+# %% ../../nbs/core/loans.ipynb #d724ca29
+_METADATA = b"lending_club"  # key in the Parquet schema's metadata
+_PAYMENT = "payments."  # before the names of the payments' columns in the file
 
 
 def write_cached_loans(
@@ -138,8 +138,8 @@ def write_cached_loans(
     remove_leftovers(path.parent)
     together = clean.loans if clean.payments is None else clean.loans.join(clean.payments.add_prefix(_PAYMENT))
     table = pa.Table.from_pandas(together, preserve_index=False)
-    own = {"data_hash": clean.data_hash, "source": clean.source, "readings": clean.readings, "notes": clean.notes}
-    own |= {"target": clean.target, "snapshot": clean.snapshot}
+    names = ("data_hash", "source", "readings", "notes", "target", "snapshot")
+    own = {name: getattr(clean, name) for name in names}
     own["repeats"] = asdict(clean.repeats) if clean.repeats else None
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _METADATA: json.dumps(own).encode()})
     with atomic_path(path) as part:
@@ -165,7 +165,7 @@ def read_cached_loans(
     payments = loans[names].rename(columns=lambda name: name.removeprefix(_PAYMENT)) if names else None
     return CleanLoans(loans.drop(columns=names), **own, repeats=Repeats(**repeats) if repeats else None, payments=payments)
 
-
+# %% ../../nbs/core/loans.ipynb #94b9500d
 def _cached_fact(settings: Settings, name: str):
     path = cache_file(settings)
     return json.loads(pa.parquet.read_schema(path).metadata[_METADATA])[name] if path.exists() else None

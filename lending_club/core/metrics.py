@@ -48,9 +48,6 @@ def check_loans(
         raise EvaluationError("probabilities must lie between 0 and 1, without gaps")
     return y.astype(int), p
 
-# %% ../../nbs/core/metrics.ipynb #704df384
-Z_95 = 1.959964  # normal quantile of a two-sided 95 % interval
-
 # %% ../../nbs/core/metrics.ipynb #b6dddd6d
 def ks_statistic(
     y,  # shape (n,), 1 bad, 0 good; both must occur
@@ -64,6 +61,9 @@ def ks_statistic(
     return float(np.max(true_positive - false_positive))
 
 # %% ../../nbs/core/metrics.ipynb #44b595a0
+Z_95 = 1.959964  # normal quantile of a two-sided 95 % interval
+
+
 def roc_auc_interval(
     y,  # shape (n,), 1 bad, 0 good; both must occur
     p,  # shape (n,), probability of default
@@ -100,7 +100,7 @@ def calibration_bins(
     parts = [part for part in np.array_split(order, bins) if len(part)]
     return pd.DataFrame([{"loans": len(i), "mean_pd": p[i].mean(), "bad_rate": y[i].mean()} for i in parts])
 
-
+# %% ../../nbs/core/metrics.ipynb #081d92b2
 def expected_calibration_error(
     y,  # shape (n,), 1 bad, 0 good
     p,  # shape (n,), probability of default
@@ -154,7 +154,7 @@ def calibration_slope(
         (_, slope), (_, slope_error) = _logistic_fit(X, np.zeros(len(p)), y)
         slope, slope_error = slope / spread, slope_error / spread
     (intercept,), (error,) = _logistic_fit(np.ones((len(p), 1)), logit, y)
-    result = {}
+    result: dict[str, float] = {}
     for name, value, own in (("slope", slope, slope_error), ("intercept", intercept, error)):
         bounds = {"": value, "_lower": value - z * own, "_upper": value + z * own}
         result |= {f"calibration_{name}{end}": float(bound) for end, bound in bounds.items()}
@@ -201,15 +201,7 @@ def poisson_interval(
     count, tail = np.asarray(count, dtype=float), norm.sf(z)
     return np.nan_to_num(chi2.ppf(tail, 2 * count) / 2), chi2.isf(tail, 2 * count + 2) / 2  # no bad loan: from 0
 
-# %% ../../nbs/core/metrics.ipynb #adfdd1ee
-def best_f1_threshold(
-    y,  # shape (n,), 1 bad, 0 good; at least one is bad
-    p,  # shape (n,), probability of default; at least two different ones
-) -> float:
-    "The threshold with the best F1, midway between two observed probabilities. Raises `EvaluationError`."
-    return _best_f1_threshold(*check_loans(y, p))
-
-
+# %% ../../nbs/core/metrics.ipynb #5f3b4c9d
 def _best_f1_threshold(bad: np.ndarray, p: np.ndarray) -> float:
     "`bad` is how much each loan counts as bad: its outcome, or its PD."
     scores = np.unique(p)[::-1]
@@ -222,6 +214,14 @@ def _best_f1_threshold(bad: np.ndarray, p: np.ndarray) -> float:
     best = int(np.argmax(f1))
     middle = (scores[best] + scores[best + 1]) / 2
     return float(middle if middle > scores[best + 1] else scores[best])  # between neighbouring numbers there is none
+
+# %% ../../nbs/core/metrics.ipynb #adfdd1ee
+def best_f1_threshold(
+    y,  # shape (n,), 1 bad, 0 good; at least one is bad
+    p,  # shape (n,), probability of default; at least two different ones
+) -> float:
+    "The threshold with the best F1, midway between two observed probabilities. Raises `EvaluationError`."
+    return _best_f1_threshold(*check_loans(y, p))
 
 # %% ../../nbs/core/metrics.ipynb #6a1f0c32
 def expected_f1_threshold(
@@ -246,7 +246,28 @@ def mean_interval(
     half = z * losses.std(ddof=1) / np.sqrt(len(losses))
     return float(max(losses.mean() - half, 0.0)), float(losses.mean() + half)
 
-# %% ../../nbs/core/metrics.ipynb #7815f2c6
+# %% ../../nbs/core/metrics.ipynb #53adaa84
+def _losses(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    "Brier score and log-loss, then the bounds of both."
+    of_outcome = np.where(y == 1, p, 1 - p)
+    each = {"brier": (1 - of_outcome) ** 2, "log_loss": -np.log(np.clip(of_outcome, np.finfo(float).eps, None))}
+    result = {"brier": brier_score_loss(y, p), "log_loss": log_loss(y, p)}
+    for name, own in each.items():
+        result[f"{name}_lower"], result[f"{name}_upper"] = mean_interval(own)
+    return result
+
+# %% ../../nbs/core/metrics.ipynb #8324f711
+def _decided(y: np.ndarray, bad: np.ndarray) -> dict[str, float]:
+    "Quality of the flags `bad`, share approved, and bad rate among the approved."
+    return {
+        "f1": f1_score(y, bad, zero_division=0),
+        "precision": precision_score(y, bad, zero_division=0),
+        "recall": recall_score(y, bad, zero_division=0),
+        "approval_rate": float(np.mean(~bad)),
+        "accepted_bad_rate": float(y[~bad].mean()) if (~bad).any() else float("nan"),
+    }
+
+# %% ../../nbs/core/metrics.ipynb #93025189
 def evaluate(
     y,  # shape (n,), 1 bad, 0 good; both must occur
     p,  # shape (n,), probability of default
@@ -260,8 +281,6 @@ def evaluate(
     if len(np.unique(y)) < 2:
         raise EvaluationError("evaluation needs both good and bad loans")
     auc, lower, upper = roc_auc_interval(y, p)
-    of_outcome = np.where(y == 1, p, 1 - p)
-    losses = {"brier": (1 - of_outcome) ** 2, "log_loss": -np.log(np.clip(of_outcome, np.finfo(float).eps, None))}
     result = {
         "roc_auc": auc,
         "roc_auc_lower": lower,
@@ -269,27 +288,14 @@ def evaluate(
         "gini": 2 * auc - 1,
         "pr_auc": average_precision_score(y, p),
         "ks": ks_statistic(y, p),
-        "brier": brier_score_loss(y, p),
-        "log_loss": log_loss(y, p),
-        **{
-            f"{name}_{end}": value
-            for name, own in losses.items()
-            for end, value in zip(("lower", "upper"), mean_interval(own), strict=True)
-        },
+        **_losses(y, p),
         "ece": expected_calibration_error(y, p),
         **{f"brier_{name}": value for name, value in brier_decomposition(y, p).items()},
         **calibration_slope(y, p),
     }
     if threshold is not None:
         bad = (p if decided_by is None else check_loans(y, decided_by)[1]) >= threshold
-        result |= {
-            "threshold": threshold,
-            "f1": f1_score(y, bad, zero_division=0),
-            "precision": precision_score(y, bad, zero_division=0),
-            "recall": recall_score(y, bad, zero_division=0),
-            "approval_rate": float(np.mean(~bad)),
-            "accepted_bad_rate": float(y[~bad].mean()) if (~bad).any() else float("nan"),
-        }
+        result |= {"threshold": threshold} | _decided(y, bad)
     return {name: float(value) for name, value in result.items()}
 
 # %% ../../nbs/core/metrics.ipynb #dcdf5f45

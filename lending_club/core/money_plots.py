@@ -10,11 +10,18 @@ import numpy as np
 import pandas as pd
 from .plots import ACCENT, INK, MUTED
 
-# %% ../../nbs/core/money_plots.ipynb #f6023d31
+# %% ../../nbs/core/money_plots.ipynb #7531407b
 _STYLES = {"expected return": (INK, "-"), "PD": (ACCENT, "--"), "sub-grade": ("black", ":")}
 _MARKS = {"f1": "o", "cost": "v", "approval_rate": "s", "profit": "D", "return": "^", "approve all": "X"}
 
 
+def _policy_point(axis, name: str, row: pd.Series):
+    "A policy at its approval rate and profit, with the interval."
+    error = [[max(row["profit"] - row["profit_lower"], 0) / 1e6], [max(row["profit_upper"] - row["profit"], 0) / 1e6]]
+    look = {"fmt": _MARKS[name], "color": "#555555", "ecolor": MUTED, "ms": 6, "capsize": 3, "zorder": 3}
+    axis.errorbar(100 * row["approval_rate"], row["profit"] / 1e6, yerr=error, label=name.replace("_", " "), **look)
+
+# %% ../../nbs/core/money_plots.ipynb #28c9f780
 def plot_approval(
     curves: pd.DataFrame,  # as `backtest.approval_curves` gives them
     policies: pd.DataFrame,  # as `backtest.policy_results` gives them
@@ -26,22 +33,9 @@ def plot_approval(
     figure, axis = plt.subplots(figsize=(9, 4.8), layout="constrained")
     for name, (color, style) in _STYLES.items():
         axis.plot(100 * curves.index, curves[name] / 1e6, style, color=color, label=f"best by {name}")
-    for name, mark in _MARKS.items():
+    for name in _MARKS:
         if name in policies.index and policies.loc[name, "loans"]:
-            row = policies.loc[name]
-            error = [[max(row["profit"] - row["profit_lower"], 0) / 1e6], [max(row["profit_upper"] - row["profit"], 0) / 1e6]]
-            axis.errorbar(
-                100 * row["approval_rate"],
-                row["profit"] / 1e6,
-                yerr=error,
-                fmt=mark,
-                color="#555555",
-                ecolor=MUTED,
-                ms=6,
-                capsize=3,
-                label=name.replace("_", " "),
-                zorder=3,
-            )
+            _policy_point(axis, name, policies.loc[name])
     axis.axhline(0, color=MUTED, lw=1)
     axis.set(xlabel="approval rate (%)", ylabel="realised profit (USD million)", title=title, xlim=(0, 103))
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -74,7 +68,12 @@ def plot_money_deciles(
     figure.suptitle(title)
     return figure
 
-# %% ../../nbs/core/money_plots.ipynb #b067b81e
+# %% ../../nbs/core/money_plots.ipynb #945e1356
+def _title(summary: dict) -> str:
+    loans, issued, day, cost, hurdle = (summary[name] for name in ("loans", "issued", "as_of", "funding_cost", "hurdle_rate"))
+    return f"{loans:,} loans issued {issued}, decided as of {day}; funding at {cost:.1%}, hurdle at {hurdle:.1%} a year"
+
+# %% ../../nbs/core/money_plots.ipynb #1304bed9
 _MILLIONS = (
     "lent",
     "expected",
@@ -91,11 +90,6 @@ _MILLIONS = (
 _SHARES = ("approval_rate", "annual_return", "annual_return_lower", "annual_return_upper", "bad_rate")
 
 
-def _title(summary: dict) -> str:
-    loans, issued, day, cost, hurdle = (summary[name] for name in ("loans", "issued", "as_of", "funding_cost", "hurdle_rate"))
-    return f"{loans:,} loans issued {issued}, decided as of {day}; funding at {cost:.1%}, hurdle at {hurdle:.1%} a year"
-
-
 def committee_table(
     summary: dict,  # as `backtest.backtest_summary` gives it
     policies: pd.DataFrame,  # as `backtest.policy_results` gives them
@@ -108,7 +102,7 @@ def committee_table(
     table = shown[["loans", *order]].rename(columns=named)
     return table.style.format("{:.2f}").format("{:,.0f}", subset=["loans"]).set_caption(_title(summary))
 
-
+# %% ../../nbs/core/money_plots.ipynb #ebaf1e53
 def backtest_figures(
     summary: dict,  # as `backtest.backtest_summary` gives it
     tables: dict[str, pd.DataFrame],  # as `backtest.backtest_tables` gives them; empty where there is no backtest

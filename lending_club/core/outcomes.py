@@ -64,7 +64,7 @@ def target(
     loan_status: pd.Series,  # shape (n,), raw, in any spelling
 ) -> pd.Series:  # shape (n,), 1 bad, 0 good, NaN not final
     "Whether each loan went bad."
-    bad = {text: FINAL_STATUSES.get(status_spelling(text)) for text in loan_status.dropna().unique()}
+    bad = {text: FINAL_STATUSES.get(status_spelling(text) or "") for text in loan_status.dropna().unique()}
     return loan_status.map(bad).astype(float)
 
 # %% ../../nbs/core/outcomes.ipynb #39ee33fb

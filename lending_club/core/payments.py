@@ -15,7 +15,7 @@ from .text import LendingClubError
 class PaymentsError(LendingClubError):
     "A file that does not tell what its loans paid."
 
-
+# %% ../../nbs/core/payments.ipynb #79a43fb2
 PAYMENT_COLUMNS = (
     "funded_amnt",
     "total_pymnt",
@@ -27,7 +27,7 @@ PAYMENT_COLUMNS = (
 )  # raw columns
 PAYMENTS = ("lent", "paid", "last_paid", "recovered", "owed", "months_paid")  # columns of the table
 
-
+# %% ../../nbs/core/payments.ipynb #d54ca6ee
 def payments_of(
     raw: pd.DataFrame,  # raw loans, shape (n, ...)
 ) -> pd.DataFrame:  # shape (n, 6), float32: `PAYMENTS`, in USD, and the months from issue to the last payment
@@ -51,7 +51,7 @@ def payments_of(
     }
     return pd.DataFrame({name: own[name].astype("float32") for name in PAYMENTS}, index=raw.index)
 
-
+# %% ../../nbs/core/payments.ipynb #91e0aac2
 def check_payments(
     payments: pd.DataFrame | None,  # as `payments_of` gives it; None: not read
 ):

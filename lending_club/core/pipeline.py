@@ -200,8 +200,7 @@ def run_stages(
     for number, (stage, notebook) in enumerate(notebooks.items(), 1):
         title, note = f"[{number}/{len(stages)}] {stage}", read_notes(settings).get(stage)
         own = _own_parameters(notebook, parameters)
-        same = note is not None and not force and note["key"] == stage_key(settings, stage, own)
-        if same and result_exists(settings, stage, note):
+        if note and not force and note["key"] == stage_key(settings, stage, own) and result_exists(settings, stage, note):
             say(f"{title}: unchanged since {note['ended']}, skipped")
             executed[stage] = settings.root / note["notebook"]
             continue

@@ -31,14 +31,14 @@ def use_style():
     "One look for every picture of the project, and pictures of a moderate size in notebooks."
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # outside of notebooks
         return
     set_matplotlib_formats("png")
 
-
+# %% ../../nbs/core/plots.ipynb #a08131e9
 def say_empty(
     ax,  # axes without a point
     what: str,  # what is missing, such as `no group of 20 ended loans`
@@ -46,7 +46,38 @@ def say_empty(
     "Write on empty axes why they are empty."
     ax.text(0.5, 0.5, what, transform=ax.transAxes, ha="center", va="center", color="0.35")
 
-# %% ../../nbs/core/plots.ipynb #f2e757e4
+# %% ../../nbs/core/plots.ipynb #f7c83df1
+def _ranking_panel(axis, y: np.ndarray, p: np.ndarray):
+    "The ROC curve."
+    false_positive, true_positive, _ = roc_curve(y, p)
+    axis.plot(false_positive, true_positive, color=INK, label=f"ROC-AUC {roc_auc_score(y, p):.3f}")
+    axis.plot([0, 1], [0, 1], color=MUTED, lw=1)
+    axis.set(xlabel="share of good loans flagged", ylabel="share of bad loans flagged", title="Ranking", aspect="equal")
+    axis.legend(frameon=False, loc="lower right")
+
+
+def _calibration_panel(axis, y: np.ndarray, p: np.ndarray):
+    "Bad rate against mean PD, by decile."
+    bins = calibration_bins(y, p)
+    rate, mean = bins["bad_rate"] * 100, bins["mean_pd"] * 100
+    low, high = (100 * bound for bound in wilson_interval(bins["bad_rate"] * bins["loans"], bins["loans"]))
+    axis.errorbar(mean, rate, yerr=[(rate - low).clip(0), high - rate], fmt="o", color=INK, ecolor=MUTED, ms=4)
+    top = 1.05 * max(mean.max(), high.max())
+    axis.plot([0, top], [0, top], color=MUTED, lw=1)
+    axis.set(xlabel="mean PD of the decile (%)", ylabel="bad rate (%), 95 % interval", title="Calibration")
+
+
+def _spread_panel(axis, y: np.ndarray, p: np.ndarray, threshold: float, unit: str):
+    "Histograms of the PD by outcome, with the threshold."
+    edges = np.linspace(0, max(np.quantile(p, 0.999), threshold) * 100, 40 if len(p) > 2_000 else 16)
+    for value, name, color in ((0, "good", INK), (1, "bad", ACCENT)):
+        axis.hist(p[y == value] * 100, edges, density=True, histtype="step", color=color, label=name, lw=1.5)
+    axis.axvline(threshold * 100, color="black", lw=1, ls=":", label=f"threshold {threshold * 100:.1f} %")
+    axis.set(xlabel=unit, ylabel="density", title="PD by outcome")
+    axis.set_ylim(top=1.2 * axis.get_ylim()[1])  # room for the legend
+    axis.legend(frameon=False, loc="upper center", ncols=3, columnspacing=1, handlelength=1.2)
+
+# %% ../../nbs/core/plots.ipynb #22ee9b17
 def plot_evaluation(
     y,  # shape (n,), 1 bad, 0 good
     p,  # shape (n,), probability of default
@@ -59,26 +90,10 @@ def plot_evaluation(
 
     y, p = check_loans(y, p)
     figure, (roc, calibration, spread) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    false_positive, true_positive, _ = roc_curve(y, p)
-    roc.plot(false_positive, true_positive, color=INK, label=f"ROC-AUC {roc_auc_score(y, p):.3f}")
-    roc.plot([0, 1], [0, 1], color=MUTED, lw=1)
-    roc.set(xlabel="share of good loans flagged", ylabel="share of bad loans flagged", title="Ranking", aspect="equal")
-    roc.legend(frameon=False, loc="lower right")
-    bins = calibration_bins(y, p)
-    rate, mean = bins["bad_rate"] * 100, bins["mean_pd"] * 100
-    low, high = (100 * bound for bound in wilson_interval(bins["bad_rate"] * bins["loans"], bins["loans"]))
-    calibration.errorbar(mean, rate, yerr=[(rate - low).clip(0), high - rate], fmt="o", color=INK, ecolor=MUTED, ms=4)
-    top = 1.05 * max(mean.max(), high.max())
-    calibration.plot([0, top], [0, top], color=MUTED, lw=1)
-    calibration.set(xlabel="mean PD of the decile (%)", ylabel="bad rate (%), 95 % interval", title="Calibration")
+    _ranking_panel(roc, y, p)
+    _calibration_panel(calibration, y, p)
     over_term, unit = (p, "PD (%)") if decided_by is None else (np.asarray(decided_by, dtype=float), "PD over the term (%)")
-    edges = np.linspace(0, max(np.quantile(over_term, 0.999), threshold) * 100, 40 if len(p) > 2_000 else 16)
-    for value, name, color in ((0, "good", INK), (1, "bad", ACCENT)):
-        spread.hist(over_term[y == value] * 100, edges, density=True, histtype="step", color=color, label=name, lw=1.5)
-    spread.axvline(threshold * 100, color="black", lw=1, ls=":", label=f"threshold {threshold * 100:.1f} %")
-    spread.set(xlabel=unit, ylabel="density", title="PD by outcome")
-    spread.set_ylim(top=1.2 * spread.get_ylim()[1])  # room for the legend
-    spread.legend(frameon=False, loc="upper center", ncols=3, columnspacing=1, handlelength=1.2)
+    _spread_panel(spread, y, over_term, threshold, unit)
     figure.suptitle(title)
     return figure
 
@@ -116,7 +131,17 @@ def plot_decision(
     figure.suptitle(title)
     return figure
 
-# %% ../../nbs/core/plots.ipynb #9037f207
+# %% ../../nbs/core/plots.ipynb #3c8c724a
+def _points(axis, place, table, name: str, scale: float, color: str):
+    "Values with their intervals."
+    value, low, high = (scale * table[f"{name}{end}"].to_numpy(dtype=float) for end in ("", "_lower", "_upper"))
+    error = [np.nan_to_num(value - low).clip(0), np.nan_to_num(high - value).clip(0)]
+    axis.errorbar(place, value, yerr=error, fmt="o", color=color, ecolor=color, ms=4)
+
+# %% ../../nbs/core/plots.ipynb #0c44b2e2
+_RANKING = ["roc_auc", "roc_auc_lower", "roc_auc_upper"]
+
+
 def plot_groups(
     tables: dict,  # name of a grouping to the table that `evaluate_by` gives
     title: str = "",
@@ -130,14 +155,7 @@ def plot_groups(
     )
     top = 1.0
     for (name, table), (ranking, calibration), width in zip(tables.items(), axes.T, widths, strict=True):
-        table = table.reindex(
-            columns=[
-                "roc_auc",
-                "roc_auc_lower",
-                "roc_auc_upper",
-                *table.columns.difference(["roc_auc", "roc_auc_lower", "roc_auc_upper"], sort=False),
-            ]
-        )
+        table = table.reindex(columns=table.columns.union(_RANKING, sort=False))  # groups of one outcome alone have no ranking
         place = np.arange(len(table))
         for small, color in ((False, INK), (True, MUTED)):
             own = (table["small"] == small).to_numpy()
@@ -157,13 +175,6 @@ def plot_groups(
     axes[1][0].legend()
     figure.suptitle(title)
     return figure
-
-
-def _points(axis, place, table, name: str, scale: float, color: str):
-    "Values with their intervals."
-    value, low, high = (scale * table[f"{name}{end}"].to_numpy(dtype=float) for end in ("", "_lower", "_upper"))
-    error = [np.nan_to_num(value - low).clip(0), np.nan_to_num(high - value).clip(0)]
-    axis.errorbar(place, value, yerr=error, fmt="o", color=color, ecolor=color, ms=4)
 
 # %% ../../nbs/core/plots.ipynb #1be58ba7
 def plot_quarters(

@@ -17,7 +17,6 @@ from .outcomes import CHARGED_OFF, DEFAULT, FULLY_PAID, OUTSIDE_POLICY, status_s
 log = logging.getLogger(__name__)
 
 # %% ../../nbs/core/repeats.ipynb #5e5267b6
-_SAME_LOAN = ("id", "loan_amnt", "term", "annual_inc", "issue_d")
 _LATEST = {CHARGED_OFF: 2, FULLY_PAID: 2, DEFAULT: 1}  # others run
 
 
@@ -26,6 +25,9 @@ def _state(loan_status: pd.Series) -> np.ndarray:
     known = {text: status_spelling(text) or "" for text in loan_status.dropna().unique()}
     late = {text: _LATEST.get(status.removeprefix(OUTSIDE_POLICY), 0) for text, status in known.items()}
     return loan_status.map(late).fillna(0).to_numpy()
+
+# %% ../../nbs/core/repeats.ipynb #eeb7beaa
+_SAME_LOAN = ("id", "loan_amnt", "term", "annual_inc", "issue_d")
 
 
 def drop_repeated_ids(
@@ -53,10 +55,6 @@ def drop_repeated_ids(
     return raw.iloc[np.delete(rows, np.setdiff1d(places, first))].reset_index(drop=True)
 
 # %% ../../nbs/core/repeats.ipynb #a3ef79f6
-_TELLING = ("annual_inc", "installment", "dti", "revol_bal", "revol_util")
-_ENOUGH = 3  # of these columns, so that equal rows are no chance
-
-
 @dataclass(frozen=True)
 class Repeats:
     "Loans that equal another loan in every input column and the month of issue."
@@ -69,6 +67,10 @@ class Repeats:
     def share(self) -> float:
         "Share of the loans that equal another one."
         return self.repeated / self.loans if self.loans else 0.0
+
+# %% ../../nbs/core/repeats.ipynb #3e9ff3a2
+_TELLING = ("annual_inc", "installment", "dti", "revol_bal", "revol_util")
+_ENOUGH = 3  # of these columns, so that equal rows are no chance
 
 
 def count_repeats(

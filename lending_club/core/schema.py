@@ -6,17 +6,13 @@
 __all__ = ['SOURCE_FORM', 'SOURCE_BUREAU', 'SOURCE_SECOND_BUREAU', 'SOURCE_PRICE', 'SOURCE_PLATFORM', 'SOURCE_PAYMENTS',
            'SOURCE_LATER', 'SOURCE_HARDSHIP', 'SOURCE_SETTLEMENT', 'GRADES', 'SUB_GRADES', 'VERIFIED', 'STATES',
            'EMP_LENGTHS', 'PURPOSES', 'COLUMNS', 'BY_NAME', 'REQUIRED_IN_FILE', 'REQUIRED_IN_APPLICATION', 'LEFT_OUT',
-           'EXAMPLE_APPLICATION', 'LeakError', 'Column', 'input_columns', 'pipeline_columns', 'guard_inputs']
+           'EXAMPLE_APPLICATION', 'Column', 'input_columns', 'pipeline_columns', 'LeakError', 'guard_inputs']
 
 # %% ../../nbs/core/schema.ipynb #a157e740
 from dataclasses import dataclass
 from .text import LendingClubError, nearest_name
 
 # %% ../../nbs/core/schema.ipynb #52b5b51d
-class LeakError(LendingClubError):
-    "A column that was not known at origination was about to become a model input."
-
-
 @dataclass(frozen=True)
 class Column:
     "One column of the raw file."
@@ -56,6 +52,7 @@ SOURCE_LATER = "looked up or changed after the loan began"
 SOURCE_HARDSHIP = "describes a hardship plan agreed after the loan began"
 SOURCE_SETTLEMENT = "describes a debt settlement agreed after the loan went bad"
 
+# %% ../../nbs/core/schema.ipynb #905b789f
 GRADES = tuple("ABCDEFG")
 SUB_GRADES = tuple(f"{grade}{number}" for grade in GRADES for number in range(1, 6))
 VERIFIED = ("Not Verified", "Source Verified", "Verified")
@@ -81,7 +78,7 @@ PURPOSES = (
     "wedding",
 )
 
-
+# %% ../../nbs/core/schema.ipynb #ff043b9e
 def _usd(name, reason, meaning, role="input", unit="USD", minimum=0, maximum=1e9):
     return Column(name, "number", role, meaning, reason, unit, minimum, maximum)
 
@@ -114,7 +111,7 @@ def _text(name, reason, meaning, role="excluded"):
     return Column(name, "text", role, meaning, reason)
 
 # %% ../../nbs/core/schema.ipynb #9a2c15d8
-COLUMNS: tuple[Column, ...] = (
+_APPLICATION = (
     _text("id", SOURCE_PLATFORM, "the loan's number"),
     _text("member_id", SOURCE_PLATFORM, "the borrower's number"),
     _usd("loan_amnt", SOURCE_FORM, "amount applied for", minimum=500, maximum=40_000),
@@ -140,6 +137,10 @@ COLUMNS: tuple[Column, ...] = (
     _text("zip_code", "stands in for race and income of a neighbourhood (fair lending)", "first three digits of the postcode"),
     _category("addr_state", "stands in for protected groups (fair lending)", "state of residence", STATES, "protected"),
     _percent("dti", SOURCE_FORM, "DTI: monthly debt payments without this loan, to monthly income", minimum=-1, maximum=9999),
+)
+
+# %% ../../nbs/core/schema.ipynb #974879ea
+_CREDIT_HISTORY = (
     _count("delinq_2yrs", SOURCE_BUREAU, "times 30 days past due in the last two years"),
     _month("earliest_cr_line", SOURCE_BUREAU, "month in which the first credit line was opened"),
     _fico("fico_range_low", SOURCE_BUREAU, "lower end of the borrower's FICO range"),
@@ -153,6 +154,10 @@ COLUMNS: tuple[Column, ...] = (
     _percent("revol_util", SOURCE_BUREAU, "revolving balance to revolving limit"),
     _count("total_acc", SOURCE_BUREAU, "credit lines ever"),
     _category("initial_list_status", SOURCE_PLATFORM, "listed whole (w) or in fractions (f)", ("f", "w"), "excluded"),
+)
+
+# %% ../../nbs/core/schema.ipynb #4ef07715
+_PAYMENTS = (
     _usd("out_prncp", SOURCE_PAYMENTS, "principal still owed", "post_origination"),
     _usd("out_prncp_inv", SOURCE_PAYMENTS, "principal still owed to investors", "post_origination"),
     _usd("total_pymnt", SOURCE_PAYMENTS, "paid so far", "post_origination"),
@@ -168,6 +173,10 @@ COLUMNS: tuple[Column, ...] = (
     _month("last_credit_pull_d", SOURCE_LATER, "month of the last credit report", "post_origination"),
     _fico("last_fico_range_high", SOURCE_LATER, "upper end of the latest FICO range", "post_origination", minimum=0),
     _fico("last_fico_range_low", SOURCE_LATER, "lower end of the latest FICO range", "post_origination", minimum=0),
+)
+
+# %% ../../nbs/core/schema.ipynb #fbeb5523
+_TWO_BORROWERS = (
     _count("collections_12_mths_ex_med", SOURCE_BUREAU, "collections in the last 12 months, medical ones excluded"),
     _months("mths_since_last_major_derog", SOURCE_BUREAU, "months since a rating of 90 days past due or worse"),
     _count("policy_code", SOURCE_PLATFORM, "1: a publicly offered product", "excluded"),
@@ -178,6 +187,10 @@ COLUMNS: tuple[Column, ...] = (
     _count("acc_now_delinq", SOURCE_BUREAU, "accounts on which the borrower is delinquent"),
     _usd("tot_coll_amt", SOURCE_BUREAU, "amounts ever in collection"),
     _usd("tot_cur_bal", SOURCE_BUREAU, "balance of all accounts"),
+)
+
+# %% ../../nbs/core/schema.ipynb #71f51856
+_ACCOUNTS = (
     _count("open_acc_6m", SOURCE_BUREAU, "accounts opened in the last six months"),
     _count("open_act_il", SOURCE_BUREAU, "active instalment accounts"),
     _count("open_il_12m", SOURCE_BUREAU, "instalment accounts opened in the last 12 months"),
@@ -197,6 +210,10 @@ COLUMNS: tuple[Column, ...] = (
     _usd("avg_cur_bal", SOURCE_BUREAU, "average balance of all accounts"),
     _usd("bc_open_to_buy", SOURCE_BUREAU, "unused limit on revolving bankcards"),
     _percent("bc_util", SOURCE_BUREAU, "balance to limit on bankcards"),
+)
+
+# %% ../../nbs/core/schema.ipynb #87a6f210
+_COUNTS = (
     _count("chargeoff_within_12_mths", SOURCE_BUREAU, "charge-offs in the last 12 months"),
     _usd("delinq_amnt", SOURCE_BUREAU, "past-due amount on delinquent accounts"),
     _months("mo_sin_old_il_acct", SOURCE_BUREAU, "months since the oldest instalment account was opened"),
@@ -218,6 +235,10 @@ COLUMNS: tuple[Column, ...] = (
     _count("num_rev_accts", SOURCE_BUREAU, "revolving accounts"),
     _count("num_rev_tl_bal_gt_0", SOURCE_BUREAU, "revolving accounts with a balance"),
     _count("num_sats", SOURCE_BUREAU, "satisfactory accounts"),
+)
+
+# %% ../../nbs/core/schema.ipynb #8b670831
+_LIMITS = (
     _count("num_tl_120dpd_2m", SOURCE_BUREAU, "accounts now 120 days past due"),
     _count("num_tl_30dpd", SOURCE_BUREAU, "accounts now 30 days past due"),
     _count("num_tl_90g_dpd_24m", SOURCE_BUREAU, "accounts 90 or more days past due in the last 24 months"),
@@ -230,6 +251,10 @@ COLUMNS: tuple[Column, ...] = (
     _usd("total_bal_ex_mort", SOURCE_BUREAU, "balance of all accounts but mortgages"),
     _usd("total_bc_limit", SOURCE_BUREAU, "limit of all bankcards"),
     _usd("total_il_high_credit_limit", SOURCE_BUREAU, "limit of all instalment accounts"),
+)
+
+# %% ../../nbs/core/schema.ipynb #204afd50
+_SECOND_BORROWER = (
     _usd("revol_bal_joint", SOURCE_SECOND_BUREAU, "revolving balance of both borrowers"),
     _fico("sec_app_fico_range_low", SOURCE_SECOND_BUREAU, "lower end of the second borrower's FICO range"),
     _fico("sec_app_fico_range_high", SOURCE_SECOND_BUREAU, "upper end of the second borrower's FICO range"),
@@ -245,6 +270,10 @@ COLUMNS: tuple[Column, ...] = (
     _months(
         "sec_app_mths_since_last_major_derog", SOURCE_SECOND_BUREAU, "months since the second borrower's last 90 days past due"
     ),
+)
+
+# %% ../../nbs/core/schema.ipynb #442ebdc9
+_HARDSHIP = (
     _category("hardship_flag", SOURCE_HARDSHIP, "whether the borrower is on a hardship plan", ("N", "Y"), "post_origination"),
     _text("hardship_type", SOURCE_HARDSHIP, "kind of plan", "post_origination"),
     _text("hardship_reason", SOURCE_HARDSHIP, "why the plan was offered", "post_origination"),
@@ -266,6 +295,10 @@ COLUMNS: tuple[Column, ...] = (
     _usd("hardship_payoff_balance_amount", SOURCE_HARDSHIP, "payoff balance when the plan began", "post_origination"),
     _usd("hardship_last_payment_amount", SOURCE_HARDSHIP, "last payment before the plan", "post_origination"),
     _category("disbursement_method", SOURCE_FORM, "how the money is paid out", ("Cash", "DirectPay")),
+)
+
+# %% ../../nbs/core/schema.ipynb #d0a5845a
+_SETTLEMENT = (
     _category(
         "debt_settlement_flag", SOURCE_SETTLEMENT, "whether a settlement company is involved", ("N", "Y"), "post_origination"
     ),
@@ -276,13 +309,27 @@ COLUMNS: tuple[Column, ...] = (
     _percent("settlement_percentage", SOURCE_SETTLEMENT, "settlement to payoff balance", "post_origination"),
     _count("settlement_term", SOURCE_SETTLEMENT, "months of the settlement", "post_origination"),
 )
+
+# %% ../../nbs/core/schema.ipynb #e2ffeae4
+COLUMNS: tuple[Column, ...] = (
+    *_APPLICATION,
+    *_CREDIT_HISTORY,
+    *_PAYMENTS,
+    *_TWO_BORROWERS,
+    *_ACCOUNTS,
+    *_COUNTS,
+    *_LIMITS,
+    *_SECOND_BORROWER,
+    *_HARDSHIP,
+    *_SETTLEMENT,
+)
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
 
 # %% ../../nbs/core/schema.ipynb #f9431965
 REQUIRED_IN_FILE = ("loan_status", "issue_d", "loan_amnt", "term", "annual_inc")
 REQUIRED_IN_APPLICATION = ("loan_amnt", "term", "annual_inc")
 
-
+# %% ../../nbs/core/schema.ipynb #366aad33
 LEFT_OUT = {"all": (), "applicant": (SOURCE_PRICE,)}  # by the setting `inputs`: sources whose columns are no model inputs
 
 
@@ -296,7 +343,7 @@ def input_columns(
     roles = ("input", "protected") if use_addr_state else ("input",)
     return tuple(c.name for c in COLUMNS if c.role in roles and c.reason not in LEFT_OUT[inputs])
 
-
+# %% ../../nbs/core/schema.ipynb #29427a4e
 def pipeline_columns(
     use_addr_state: bool = False,  # whether the borrower's state may be an input
     inputs: str = "all",  # or `applicant`, as in the settings: without the lender's price
@@ -304,6 +351,10 @@ def pipeline_columns(
     "Names of the raw columns that the Pipeline reads: the inputs and the month of issue, which dates the credit history."
     names = {*input_columns(use_addr_state, inputs), "issue_d"}
     return tuple(c.name for c in COLUMNS if c.name in names)
+
+# %% ../../nbs/core/schema.ipynb #1caeed1f
+class LeakError(LendingClubError):
+    "A column that was not known at origination was about to become a model input."
 
 # %% ../../nbs/core/schema.ipynb #64666003
 def guard_inputs(
@@ -331,7 +382,7 @@ def guard_inputs(
     return tuple(names)
 
 # %% ../../nbs/core/schema.ipynb #8b756532
-EXAMPLE_APPLICATION = {
+_EXAMPLE_FORM = {
     "loan_amnt": 10000,
     "term": " 36 months",
     "int_rate": 11.44,
@@ -347,6 +398,10 @@ EXAMPLE_APPLICATION = {
     "purpose": "vacation",
     "title": "Vacation",
     "dti": 6.08,
+}
+
+# %% ../../nbs/core/schema.ipynb #180851f0
+_EXAMPLE_BALANCES = {
     "earliest_cr_line": "Feb-1990",
     "open_acc": 16,
     "pub_rec": 0,
@@ -363,6 +418,10 @@ EXAMPLE_APPLICATION = {
     "total_rev_hi_lim": 39500,
     "acc_open_past_24mths": 1,
     "avg_cur_bal": 2148,
+}
+
+# %% ../../nbs/core/schema.ipynb #c6b8d437
+_EXAMPLE_ACCOUNTS = {
     "bc_open_to_buy": 1506,
     "bc_util": 93.7,
     "chargeoff_within_12_mths": 0,
@@ -396,3 +455,6 @@ EXAMPLE_APPLICATION = {
     "total_bc_limit": 24000,
     "total_il_high_credit_limit": 18354,
 }
+
+# %% ../../nbs/core/schema.ipynb #3f5b6523
+EXAMPLE_APPLICATION: dict[str, object] = {**_EXAMPLE_FORM, **_EXAMPLE_BALANCES, **_EXAMPLE_ACCOUNTS}

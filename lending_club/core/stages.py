@@ -148,7 +148,7 @@ def stage_key(
     from lending_club.core.loans import cached_hash, cached_target, loans_key
 
     cells = notebook_code(settings.root / "nbs" / f"{stage}.ipynb")
-    decides = {
+    decides: dict[str, object] = {
         "cells": cells,
         "code": code_digest(*stage_modules(cells, folder), folder=folder),
         "loans": loans_key(settings),
@@ -159,8 +159,8 @@ def stage_key(
     if stage == "04_train":
         from lending_club.core.study import best_parameters
 
-        known = cached_hash(settings)
-        decides["best"] = best_parameters(settings, known, cached_target(settings)) if known else None
+        known, target = cached_hash(settings), cached_target(settings)
+        decides["best"] = best_parameters(settings, known, target) if known and target else None
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/core/stages.ipynb #adcaeb1c

@@ -7,13 +7,19 @@ __all__ = ['log', 'STUDY_CODE', 'NOT_STUDY_CODE', 'HEARTBEAT_INTERVAL', 'HEARTBE
            'open_storage', 'study_lock', 'trials_in', 'count_done', 'reproducible_search', 'fail_stale_trials',
            'reap_stale_trials', 'best_parameters', 'is_searched']
 
+# %% ../../nbs/core/study.ipynb #c881ffb1
+import warnings
+
+from tqdm import TqdmWarning
+
+warnings.filterwarnings("ignore", "IProgress not found", TqdmWarning)  # Optuna asks for Jupyter's bars; text bars will do
+
 # %% ../../nbs/core/study.ipynb #31bb3278
 import hashlib
 import json
 import logging
 import optuna
 import time
-import warnings
 from contextlib import contextmanager
 from functools import partial
 from optuna.distributions import distribution_to_json
