@@ -214,7 +214,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def wait_until(condition, seconds: float = 60, what: str = "the condition"):
+def wait_until(condition, seconds: float = 180, what: str = "the condition"):
     "Return `condition()` once it is true."
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
