@@ -160,7 +160,8 @@ def notebook_page(
     "The notebook as one page, with its pictures."
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(embed_images=True)
+    last_state = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})  # of a progress bar, not every one
+    exporter = HTMLExporter(embed_images=True, config=last_state)
     exporter.log.setLevel(logging.ERROR)  # it misses descriptions of pictures, whose titles stand above them
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your element with mimetype")  # plotly's data; the same picture follows as PNG
