@@ -121,25 +121,33 @@ def register_files(settings: Settings, folder: Path) -> str:
     return client.create_model_version(settings.registered_model_name, source, run.info.run_id, tags).version
 
 
-@pytest.fixture(scope="session")
-def stock(tmp_path_factory) -> Stock:
+def made_once(tmp_path_factory, name: str, make):
+    "What `make(folder)` returns, made by the first of the workers that needs it and read by the others."
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    project, kept = shared / "stock" / "project", shared / "stock" / "trained.pickle"
-    with FileLock(shared / "stock.lock"):
+    folder, kept = shared / name, shared / f"{name}.pickle"
+    with FileLock(shared / f"{name}.lock"):
         if not kept.is_file():
-            from lending_club.train import train
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            kept.write_bytes(pickle.dumps(make(folder)))
+    return pickle.loads(kept.read_bytes())
 
-            shutil.rmtree(project.parent, ignore_errors=True)
-            settings = load_settings(make_project(project))
-            trained = [train(settings), train(replace(settings, seed=1))]
-            client, folders = connect(settings), [project.parent / f"version {each.version}" for each in trained]
-            for each, folder in zip(trained, folders, strict=True):
-                download_version(settings, client, each.version, folder, "extra_files")
-            kept.write_bytes(pickle.dumps(trained))
-    trained = pickle.loads(kept.read_bytes())
-    return Stock(project, tuple(project.parent / f"version {each.version}" / "extra_files" for each in trained), *trained)
+
+def make_stock(folder: Path) -> Stock:
+    from lending_club.train import train
+
+    settings = load_settings(make_project(folder / "project"))
+    trained = [train(settings), train(replace(settings, seed=1))]
+    client = connect(settings)
+    files = [download_version(settings, client, each.version, folder / each.version, "extra_files") for each in trained]
+    return Stock(settings.root, tuple(files), *trained)
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory) -> Stock:
+    return made_once(tmp_path_factory, "stock", make_stock)
 
 
 @pytest.fixture
@@ -210,7 +218,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def wait_until(condition, seconds: float = 60, what: str = "the condition"):
+def wait_until(condition, seconds: float = 180, what: str = "the condition"):
     "Return `condition()` once it is true."
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
