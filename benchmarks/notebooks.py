@@ -5,13 +5,13 @@ python benchmarks/notebooks.py --each     and every notebook
 """
 
 import argparse
+import ast
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "nbs"
 LONG = 40  # lines of an export cell beyond which it is counted as long
-GLUE = ("#| default_exp", "nbdev_export()")
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,20 @@ class Cell:
         return len([line for line in self.source.splitlines() if line.strip() and not line.startswith("#|")])
 
     @property
+    def statements(self) -> list[ast.stmt]:
+        "What the cell does, without Jupyter's own commands."
+        return ast.parse("\n".join(line for line in self.source.splitlines() if not line.startswith(("%", "!")))).body
+
+    @property
     def kind(self) -> str:
-        "glue, imports or code of the package, hidden, or lesson."
-        if any(text in self.source for text in GLUE):
+        "glue of nbdev, imports, code of the package, hidden, or lesson."
+        statements = self.statements
+        if not statements or "nbdev_export()" in self.source:
             return "glue"
-        if any("export" in line for line in self.directives):
-            return "code" if any(word in self.source for word in ("def ", "class ", "=")) else "imports"
+        if all(isinstance(statement, (ast.Import, ast.ImportFrom)) for statement in statements):
+            return "imports"
+        if any(line.startswith("#| export") for line in self.directives):
+            return "code"
         return "hidden" if any("hide" in line for line in self.directives) else "lesson"
 
 

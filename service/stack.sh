@@ -29,11 +29,12 @@ fill() {
 # an .env of before 0.4.0, when MinIO was the default: the stack stays on the store that has its artifacts
 keep_store() {
   grep -q '^SEAWEEDFS_IMAGE=' .env || return 0
+  grep -q '^COMPOSE_FILE=' .env || printf 'COMPOSE_FILE=docker-compose.yml\n' >>.env
   case $(value_of COMPOSE_FILE) in
   *docker-compose.seaweedfs.yml*) choose service/docker-compose.seaweedfs.yml no ;;
   *)
     choose service/docker-compose.minio.yml yes
-    say 'the artifacts stay on MinIO; to move to SeaweedFS: make backup, make up S3=seaweedfs, make restore FILE=...'
+    say 'the artifacts are on MinIO; to move them to SeaweedFS: make backup, make up S3=seaweedfs, make restore FILE=...'
     ;;
   esac
   lines=$(sed 's/^S3_IMAGE=/MINIO_IMAGE=/; s/^SEAWEEDFS_IMAGE=/S3_IMAGE=/' .env)
@@ -114,7 +115,10 @@ up() {
 END
 }
 
-need_env() { [ -e .env ] || die 'there is no .env, so no stack: run `make up`'; }
+need_env() {
+  [ -e .env ] || die 'there is no .env, so no stack: run `make up`'
+  keep_store
+}
 
 is_up() { docker compose ps --status running --services | grep -qx "$1"; }
 
@@ -170,7 +174,7 @@ restore() {
 case ${1-} in
 up) up ;;
 env) make_env ;;
-down) need_env; docker compose down ;;
+down) need_env; docker compose down --remove-orphans ;;
 logs) need_env; docker compose logs --follow --tail=100 ;;
 backup) backup ;;
 restore) restore ;;

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -68,6 +69,27 @@ def make_project(folder: Path, settings: str = SMALL) -> Path:
     (folder / "settings.ini").write_text(f"[lending_club]\n{settings}")
     (folder / "nbs").symlink_to(REPO / "nbs")
     return folder
+
+
+def copy_repository(folder: Path) -> Path:
+    "A copy of the files that git knows or would add, as they are now."
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\n")):
+        if (REPO / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPO / name, folder / name)
+    return folder
+
+
+def change_settings(folder: Path, **values):
+    "Change lines of a project's settings.ini."
+    path = folder / "settings.ini"
+    text = path.read_text()
+    for name, value in values.items():
+        text, changed = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=re.M)
+        assert changed == 1, f"settings.ini has no line {name} = ..."
+    path.write_text(text)
 
 
 @pytest.fixture
@@ -184,22 +206,36 @@ class WarmCommands:
             streams = {name: str(Path(folder, name)) for name in ("stdout", "stderr")}
             command = {"words": words, "cwd": str(cwd), "environment": environment, **streams}
             self.server.stdin.write(json.dumps(command) + "\n")
-            late = threading.Timer(timeout, os.kill, [int(self.server.stdout.readline()), signal.SIGKILL])
-            late.start()
-            code = int(self.server.stdout.readline())
-            late.cancel()
+            running, late = self.read_number(), threading.Event()
+
+            def end():
+                late.set()
+                os.kill(running, signal.SIGKILL)
+
+            timer = threading.Timer(timeout, end)
+            timer.start()
+            code = self.read_number()
+            timer.cancel()
             said = {name: Path(path).read_text() for name, path in streams.items()}
-        assert code != -signal.SIGKILL, f"{' '.join(words)} did not end within {timeout} s: {said}"
+        assert not late.is_set(), f"{' '.join(words)} did not end within {timeout} s: {said}"
         return subprocess.CompletedProcess(words, code, **said)
+
+    def read_number(self) -> int:
+        "What the process says next."
+        line = self.server.stdout.readline()
+        assert line, f"tests/warm.py ended with status {self.server.wait(20)}"
+        return int(line)
 
 
 WARM = WarmCommands()
 
 
-def lending_club(*words, cwd, timeout=900, through=(), **environment):
-    "Run the command line, through a command that starts others if one is given; returns the completed process."
+def lending_club(*words, cwd, timeout=900, through=(), warm=True, **environment):
+    """Run the command line, through a command that starts others if one is given; returns the completed process.
+
+    `warm` forks a process that has imported everything. Without it a Python of its own starts, and ends, as a user's does."""
     command, environment = [*through, COMMAND, *map(str, words)], clean_environment(**environment)
-    if not through:
+    if warm and not through:
         return WARM.run(list(map(str, command)), cwd, timeout, environment)
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 

@@ -33,10 +33,11 @@ from lending_club.core.preprocess import application_frame
 from lending_club.core.registry import connect
 from lending_club.core.schema import EXAMPLE_APPLICATION, REQUIRED_IN_APPLICATION, pipeline_columns
 from lending_club.core.settings import load_settings
+from lending_club.promote import promote
 from lending_club.serving.champion import ChampionPoller, cache_path, read_cache, write_cache
 from lending_club.serving.scorer import Scorer, read_files
 from lending_club.serving.webhook import WebhookError, check_webhook
-from lending_club.train import fit_pipeline
+from lending_club.train import fit_pipeline, train
 
 SERVER_SETTINGS = {
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
@@ -160,6 +161,21 @@ def registry(stock, tmp_path_factory):
     finally:
         wire.close()
         server.kill()
+
+
+@pytest.mark.slow
+def test_training_and_promotion_over_http(registry, tmp_path):
+    "By a registry of its own name, so that no other test sees the version."
+    apart = {"registered_model_name": "over-http", "experiment": "over-http", "backtest_as_of": "off"}
+    own = replace(registry.settings, var_dir=str(tmp_path / "var"), **apart)
+    trained = train(own)
+    client = connect(own)
+    assert client.get_run(trained.run_id).info.status == "FINISHED"
+    assert promote(own).version == trained.version
+    poller = ChampionPoller(own)
+    poller.poll()
+    health = poller.health()
+    assert (health["status"], health["current_version"], health["source"]) == ("ok", trained.version, "registry"), health
 
 
 @pytest.fixture

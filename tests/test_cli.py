@@ -29,7 +29,7 @@ from lending_club.train import train
 def ran(tmp_path_factory):
     "A project in which `lending-club run` has ended, and what it said."
     folder = make_project(tmp_path_factory.mktemp("ran") / "project")
-    done = lending_club("run", "--seed", 7, cwd=folder)
+    done = lending_club("run", "--seed", 7, cwd=folder, warm=False)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -160,7 +160,7 @@ def test_a_studys_name_does_not_change_with_the_code_that_reads(settings, tmp_pa
 
 def test_promote_moves_the_alias_and_shows_both(ran):
     folder, _ = ran
-    first = lending_club("promote", "--if-no-champion", cwd=folder)
+    first = lending_club("promote", "--if-no-champion", cwd=folder, warm=False)
     assert first.returncode == 0 and "champion: version 1" in first.stdout and "roc_auc" in first.stdout
     kept = lending_club("promote", "--if-no-champion", cwd=folder)
     assert kept.returncode == 0 and "version 1 stays champion" in kept.stdout
@@ -190,39 +190,41 @@ def test_what_is_gone_is_made_again(ran):
     assert again.stderr.count("unchanged since") == 4 and "candidate: version 1" in again.stdout
 
 
+def run_notebook(stage: str, out: Path, *parameters):
+    "Run a stage's whole notebook under papermill, from the folder of its output."
+    out.parent.mkdir(exist_ok=True)
+    log = out.parent.parent / "papermill.log"
+    papermill = [sys.executable, "-m", "papermill", REPO / "nbs" / f"{stage}.ipynb", out, *parameters]
+    with process(*papermill, cwd=out.parent, log=log) as running:
+        assert running.wait(600) == 0, log.read_text()[-2_000:]
+
+
 def test_papermill_runs_a_stage_alone_from_anywhere(project):
     out = project / "elsewhere" / "out.ipynb"
-    out.parent.mkdir()
-    papermill = [sys.executable, "-m", "papermill", REPO / "nbs" / "01_clean.ipynb", out, "-p", "train_end", "2015-07-01"]
-    with process(*papermill, cwd=out.parent, log=project / "papermill.log") as running:
-        assert running.wait(600) == 0, (project / "papermill.log").read_text()[-2_000:]
+    run_notebook("01_clean", out, "-p", "train_end", "2015-07-01")
     assert list((project / "var" / "cache").glob("clean-*")) and not (out.parent / "var").exists()
-    assert "2015-07-01" in out.read_text()
+    (summary,) = (cell for cell in nbformat.read(out, 4).cells if cell.source.startswith("counts = "))
+    assert ">2015-06<" in summary.outputs[0].data["text/html"]  # the last month of the training period
 
 
 @pytest.mark.slow
 def test_papermill_trains_and_promotes_from_anywhere(project):
     out = project / "elsewhere" / "out.ipynb"
-    out.parent.mkdir()
-    papermill = [sys.executable, "-m", "papermill", REPO / "nbs" / "04_train.ipynb", out, "-p", "epochs", "2"]
-    with process(*papermill, cwd=out.parent, log=project / "papermill.log") as running:
-        assert running.wait(600) == 0, (project / "papermill.log").read_text()[-2_000:]
+    run_notebook("04_train", out, "-p", "epochs", "2")
     assert (project / "var" / "mlflow.db").is_file() and not (out.parent / "var").exists()
     settings = load_settings(project)
     candidate = version_by_alias(settings, connect(settings), "candidate")
     assert candidate.tags["seed"] == "42"
     assert "epochs = 2" in out.read_text()
     # the promotion notebook, whose lessons use a registry of their own, promotes in this one
-    papermill = [sys.executable, "-m", "papermill", REPO / "nbs" / "05_promote.ipynb", out]
-    with process(*papermill, cwd=out.parent, log=project / "papermill.log") as running:
-        assert running.wait(600) == 0, (project / "papermill.log").read_text()[-2_000:]
+    run_notebook("05_promote", out)
     assert version_by_alias(settings, connect(settings), "champion").version == candidate.version
     assert version_by_alias(settings, connect(settings), "candidate") is None
 
 
 def test_a_training_on_the_sample_as_a_file_gives_the_same_again(stocked, stock):
     "The file holds the loans of the built-in sample, and the same seed gives the same metrics and the next version."
-    done = lending_club("sample", "--rows", 5000, "loans.csv.gz", cwd=stocked.root)
+    done = lending_club("sample", "--rows", 5000, "loans.csv.gz", cwd=stocked.root, warm=False)
     assert done.returncode == 0 and "5000 loans" in done.stdout
     from_file, from_sample = train(load_settings(data_path="loans.csv.gz")), stock.first
     assert from_file.card["data_hash"] == from_sample.card["data_hash"]

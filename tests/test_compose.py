@@ -254,6 +254,14 @@ def test_images_install_pinned_versions_before_the_code(group, dockerfile):
         assert f"COPY {code}" not in text[:installed], f"{dockerfile}: a change of the code would install everything anew"
 
 
+def test_jupyterlab_installs_the_extra_of_the_notebooks_and_no_code():
+    text = (REPO / "service" / "jupyter.Dockerfile").read_text()
+    installed = text.index("-e '.[notebooks]'")
+    assert "-c constraints.txt" in text[:installed].split("RUN")[-1]
+    copied = re.findall(r"^COPY (.+)$", text[:installed], re.M)
+    assert copied == ["constraints.txt ./", "pyproject.toml ./", "lending_club/__init__.py lending_club/"]
+
+
 def test_the_service_installs_no_framework():
     service = tomllib.loads((REPO / "pyproject.toml").read_text())["dependency-groups"]["serve"]
     assert not {"torch", "pandas", "scikit-learn", "skorch", "mlflow"} & set(service)

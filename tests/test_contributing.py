@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import REPO, answers, clean_environment, free_port, process, wait_until
+from conftest import REPO, answers, change_settings, clean_environment, copy_repository, free_port, process, wait_until
 
 GUIDE = (REPO / "CONTRIBUTING.md").read_text()
 
@@ -66,20 +66,11 @@ def test_the_guide_has_four_recipes_whose_lines_are_there(tmp_path):
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory) -> Path:
     "A copy of the repository with every recipe's change, exported."
-    root = tmp_path_factory.mktemp("contributing") / "lending-club"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\n")):
-        if (REPO / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPO / name, root / name)
+    root = copy_repository(tmp_path_factory.mktemp("contributing") / "lending-club")
     for change in changes():
         apply(root, *change)
     run(root, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()")
-    for name, value in {"sample_rows": "5000", "epochs": "3", "backtest_as_of": "off", "poll_interval": "0.3"}.items():
-        text = (root / "settings.ini").read_text()
-        (root / "settings.ini").write_text(re.sub(f"^{name} = .*$", f"{name} = {value}", text, flags=re.M))
+    change_settings(root, sample_rows=5000, epochs=3, backtest_as_of="off", poll_interval=0.3)
     return root
 
 
@@ -106,6 +97,12 @@ def test_lessons_say_what_the_guide_says(changed):
     imports = "from lending_club.core.features import *\nfrom lending_club.core.applications import RawColumns\n"
     assert run(changed, "-c", f"{imports}print({feature.strip()})").strip() == "[[0.25]]"
     assert float(run(changed, "-c", f"from lending_club.core.metrics import *\nprint({metric.strip()})")) == 0
+
+
+@pytest.mark.slow
+def test_the_changed_notebooks_still_hold(changed):
+    for name in sorted({name for name, _, _ in changes() if name.endswith(".ipynb")}):
+        run(changed, "-c", f"from nbdev.test import nbdev_test; nbdev_test({name!r}, n_workers=0)")
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def test_a_refused_export_leaves_the_pipeline_in_the_run(settings, stock, monkey
 
 
 def test_the_command_continues_a_run(stocked, stock):
-    done = lending_club("register", stock.first.run_id, cwd=stocked.root)
+    done = lending_club("register", stock.first.run_id, cwd=stocked.root, warm=False)
     assert done.returncode == 0 and "version 3" in done.stdout, (done.stdout, done.stderr)
     done = lending_club("register", "0" * 32, cwd=stocked.root)
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -1,7 +1,6 @@
 """The package as a user installs it: source archive and wheel, built, installed in an environment of their own, and run."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,8 +8,9 @@ import venv
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
-from conftest import REPO, clean_environment, make_project
+from conftest import REPO, clean_environment, copy_repository, make_project
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +29,7 @@ def run(*words, cwd: Path, timeout: float = 900, **environment) -> str:
 def archives(tmp_path_factory) -> tuple[Path, Path]:
     "Source archive and wheel, the wheel built from the archive, from the files that git knows."
     folder = tmp_path_factory.mktemp("package")
-    source = folder / "source"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\n")):
-        if (REPO / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPO / name, source / name)
+    source = copy_repository(folder / "source")
     run(sys.executable, "-m", "build", "--outdir", folder / "dist", source, cwd=folder)
     (archive,), (wheel,) = (folder / "dist").glob("*.tar.gz"), (folder / "dist").glob("*.whl")
     return archive, wheel
@@ -77,10 +70,15 @@ def test_dependencies_agree(python, tmp_path):
     assert run(python, "-m", "pip", "check", cwd=tmp_path).strip() == "No broken requirements found."
 
 
+def home_of(python: Path, folder: Path) -> dict[str, str]:
+    "A home without settings of Jupyter, and this Python first on the path."
+    return {"HOME": str(folder), "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
 def test_the_wheel_runs_the_pipeline_and_promotes(python, tmp_path):
     project = make_project(tmp_path / "project", SETTINGS)
     command = python.with_name("lending-club")
-    home = {"HOME": str(tmp_path), "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    home = home_of(python, tmp_path)
     run(command, "run", cwd=project, **home)
     assert "champion" in run(command, "promote", cwd=project, **home)
     code = (
@@ -94,5 +92,7 @@ def test_the_wheel_runs_the_pipeline_and_promotes(python, tmp_path):
 
 def test_a_stage_runs_under_papermill_with_its_lessons(python, tmp_path):
     project = make_project(tmp_path / "project", SETTINGS)
-    run(python.with_name("papermill"), "nbs/02_features.ipynb", "out.ipynb", cwd=project)
-    assert (project / "out.ipynb").is_file()
+    run(python.with_name("papermill"), "nbs/02_features.ipynb", "out.ipynb", cwd=project, **home_of(python, tmp_path))
+    cells = [cell for cell in nbformat.read(project / "out.ipynb", 4).cells if cell.cell_type == "code"]
+    lessons = [cell for cell in cells if "lesson" in cell.metadata.get("tags", [])]
+    assert len(lessons) >= 5 and all(cell.execution_count for cell in cells if not cell.source.startswith("#| default_exp"))

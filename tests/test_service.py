@@ -6,6 +6,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from conftest import clean_environment, last_error, lending_club, offer, register_files, service, wait_until
@@ -13,6 +14,7 @@ from conftest import clean_environment, last_error, lending_club, offer, registe
 from lending_club.core.registry import connect
 from lending_club.core.schema import EXAMPLE_APPLICATION
 from lending_club.promote import promote
+from lending_club.train import train
 
 
 def get(url):
@@ -32,20 +34,26 @@ def predict(url, application):
         return error.code, json.load(error)
 
 
-def crown(settings, version: str):
-    "Point the champion's alias at a version."
-    connect(settings).set_registered_model_alias(settings.registered_model_name, settings.champion_alias, version)
+def new_champion(settings, stock, second: bool, how: str):
+    "A version that is registered and promoted now; returns what its training gave."
+    if how == "trained":
+        trained = train(replace(settings, seed=1) if second else settings)
+    else:
+        trained = stock.second if second else stock.first
+        offer(settings, register_files(settings, stock.files[second]))
+    promote(settings)
+    return trained
 
 
-def test_from_nothing_to_a_second_champion_under_load(settings, stock, tmp_path):
+@pytest.mark.parametrize("how", ["registered", pytest.param("trained", marks=pytest.mark.slow)])
+def test_from_nothing_to_a_second_champion_under_load(settings, stock, tmp_path, how):
     with service(settings.root, tmp_path) as url:
         status, health = get(f"{url}/health")
         assert (status, health["model_loaded"], health["current_version"]) == (200, False, None)
         assert predict(url, EXAMPLE_APPLICATION)[0] == 503
         wait_until(lambda: "promote a candidate" in (get(f"{url}/health")[1]["last_error"] or ""), what="the reason")
 
-        trained = stock.first
-        crown(settings, register_files(settings, stock.files[0]))
+        trained = new_champion(settings, stock, second=False, how=how)
         wait_until(lambda: get(f"{url}/ready")[0] == 200, what="the first champion")
         status, answer = predict(url, EXAMPLE_APPLICATION | {"id": "A-17"})
         assert status == 200
@@ -65,8 +73,7 @@ def test_from_nothing_to_a_second_champion_under_load(settings, stock, tmp_path)
         for thread in asking:
             thread.start()
         try:
-            second = stock.second
-            crown(settings, register_files(settings, stock.files[1]))
+            second = new_champion(settings, stock, second=True, how=how)
             wait_until(lambda: answers[-1][1].get("model_version") == second.version, what="the second champion")
         finally:
             stop.set()

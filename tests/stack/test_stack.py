@@ -14,14 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import REPO, clean_environment, free_port, skip_without, wait_until
+from conftest import REPO, change_settings, clean_environment, copy_repository, free_port, skip_without, wait_until
 
 pytestmark = pytest.mark.stack
 
 MODEL = "lending_club_loan_classification_model"
 LONG_RUNNING = ("postgres", "s3", "mlflow", "jupyter", "api")
+EXAMPLE = [line.partition("=")[0] for line in (REPO / ".env.example").read_text().split("\n") if "=" in line and line[0] != "#"]
 # what the engine and the builder need; nothing that would take the place of a variable of .env
-ENGINE = {k: v for k, v in clean_environment().items() if not k.startswith(("COMPOSE_", "MLFLOW_", "S3_", "POSTGRES_"))}
+ENGINE = {k: v for k, v in clean_environment().items() if k not in EXAMPLE and not k.startswith("COMPOSE_")}
+# what the environment says of base images, and of where torch comes from, goes into the .env of the copy
+BUILT_UPON = {k: os.environ[k] for k in EXAMPLE if (k.endswith("_IMAGE") or k == "TORCH_INDEX_URL") and k in os.environ}
 
 
 def _engine_lacking() -> str | None:
@@ -39,14 +42,8 @@ class Stack:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True, check=True
-        ).stdout
-        for name in filter(None, listed.split("\n")):
-            if (REPO / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(REPO / name, folder / name)
-        self._write_settings()
+        copy_repository(folder)
+        change_settings(folder, sample_rows=5000, epochs=3, trials=2, backtest_as_of="off")
         for path in (folder, *folder.rglob("*")):  # as from a clone that only its owner may read
             path.chmod(path.stat().st_mode & 0o700)
         if os.geteuid() == 0:  # nothing in the stack runs as root, so the copy is an ordinary user's
@@ -54,14 +51,7 @@ class Stack:
                 os.chown(path, 1000, 1000)
         self.script("env")
         ports = {name: free_port() for name in self.values if name.endswith("_PUBLISHED_PORT")}
-        self.write(**ports, POLL_INTERVAL=5)
-
-    def _write_settings(self):
-        small = {"sample_rows": 5000, "epochs": 3, "trials": 2, "backtest_as_of": "off"}
-        text = (self.folder / "settings.ini").read_text()
-        for name, value in small.items():
-            text = re.sub(f"^{name} = .*$", f"{name} = {value}", text, flags=re.M)
-        (self.folder / "settings.ini").write_text(text)
+        self.write(**ports, **BUILT_UPON, POLL_INTERVAL=5)
 
     @property
     def values(self) -> dict[str, str]:
@@ -197,8 +187,7 @@ def stack(tmp_path_factory):
         skip_without("engine", lacking)
     made = Stack(tmp_path_factory.mktemp("stack") / "lending-club")
     try:
-        images = {name: there_or_another(made, image) for name, image in made.values.items() if name.endswith("_IMAGE")}
-        made.write(**images)
+        made.write(S3_IMAGE=there_or_another(made, made.values["S3_IMAGE"]))
         began = time.monotonic()
         made.compose("build", timeout=1800)
         print(f"built in {time.monotonic() - began:.0f} s")
