@@ -53,7 +53,8 @@ def test_the_command_continues_a_run(stocked, stock):
 # What may happen to a stage behind its fit, as cells that run in its place
 TRAINING = "from lending_club import train\nfrom lending_club.core.settings import load_settings"
 BEHIND_THE_FIT = {
-    "killed": "import os\ntrain.assemble_pipeline = lambda *_: os.kill(os.getpid(), 9)",
+    # what the process has said is on its way for some milliseconds, which end with the process
+    "killed": "import os, time\ntrain.assemble_pipeline = lambda *_: (time.sleep(1), os.kill(os.getpid(), 9))",
     "failed": "def fail(*_):\n    raise OSError('no space left on the device')\ntrain.assemble_pipeline = fail",
     "waits": "import time\ntrain.assemble_pipeline = lambda *_: time.sleep(600)",
 }
