@@ -226,7 +226,7 @@ def temporal_split(
     if train_end >= val_end:
         raise SplitError(f"train_end ({train_end}) must lie before val_end ({val_end})")
     if is_timed(loans):
-        return timed_split(loans, train_end, val_end, None if snapshot is None else pd.Timestamp(snapshot).date())
+        return timed_split(loans, train_end, val_end, snapshot)
     _check_span(loans)
     parts = _by_dates(loans, train_end, val_end)
     validation = parts["validation"]

@@ -7,22 +7,19 @@ __all__ = ['log', 'TRIAL_ERRORS', 'MAX_FAILURES_IN_A_ROW', 'TrialReport', 'objec
            'trial_table', 'plot_search', 'search']
 
 # %% ../nbs/03_hpo.ipynb #f6a76879
-import warnings
-
-from tqdm import TqdmWarning, tqdm
-
-warnings.filterwarnings("ignore", "IProgress not found", TqdmWarning)  # Optuna asks for Jupyter's bars; text bars will do
+from .core.hyperparameters import optuna  # imported there, without its warning of Jupyter's bars
 
 # %% ../nbs/03_hpo.ipynb #a6f94a4c
 import logging
 import numpy as np
-import optuna
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 from skorch.callbacks import Callback
+from tqdm import tqdm
 from .clean import Splits
 from lending_club.core.hyperparameters import (
     SPACE,

@@ -234,7 +234,9 @@ class _Evaluated:
 
 
 def _timed(splits: Splits | TimedSplits) -> TimedSplits:
-    "The splits, for what a final status cannot do; `check_fit_through` and `check_decision` have refused it."
+    """The splits as `TimedSplits`.
+
+    `train` has refused a final status where these are needed, and `register_run` continues such a run."""
     assert isinstance(splits, TimedSplits)
     return splits
 

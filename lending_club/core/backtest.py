@@ -14,6 +14,7 @@ import logging
 import numpy as np
 import pandas as pd
 from dataclasses import dataclass
+from functools import cached_property
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 from .cashflow import Assumptions, net_present_value
@@ -177,10 +178,15 @@ class Backtest:
         "What the lent money costs a year, a share."
         return self.money["funding_cost"]
 
-    @property
+    @cached_property
     def earned(self) -> np.ndarray:
         "What each loan earned once the funding was paid: net present value at the funding cost, shape (n,), USD."
         return self.realised.value(self.funding_cost)
+
+    @cached_property
+    def bad(self) -> np.ndarray:
+        "Which loans were charged off, shape (n,), bool."
+        return (self.loans["default"] == 1).to_numpy()
 
 # %% ../../nbs/core/backtest.ipynb #dfa989fa
 _PART = 50_000  # loans whose curves are in memory at once
@@ -192,9 +198,12 @@ def decide_as_of(
     pipeline: Pipeline,  # fitted on what was known, from raw fields to PD and curves
     payments: pd.DataFrame,  # on the index of the cleaned loans
 ) -> Backtest:
-    "Let each policy decide about the loans of a plan; a refer band has no say. Raises `PaymentsError`."
+    """Let each policy decide about the loans of a plan; a refer band has no say.
+
+    Raises `BacktestError` where the plan has no loans, `PaymentsError`."""
     splits = plan.splits
-    assert splits is not None, plan.why
+    if splits is None:
+        raise BacktestError(f"there is nothing to decide ({plan.why}): plan a backtest with plan_backtest first")
     known = has_money(splits.test, payments)
     test = splits.test[known]
     money = fit_money(settings, payments, splits)
@@ -284,7 +293,7 @@ _STEP = 1e-4  # of an annual return, for its slope
 
 def _figures(backtest: Backtest, chosen: np.ndarray, hurdle: np.ndarray) -> dict:
     "What a choice of loans was expected to earn and earned; `hurdle` is each loan's value at the hurdle rate."
-    paid, earned, bad = backtest.realised, backtest.earned, (backtest.loans["default"] == 1).to_numpy()
+    paid, earned, bad = backtest.realised, backtest.earned, backtest.bad
     return {
         "loans": int(chosen.sum()),
         "approval_rate": chosen.mean(),

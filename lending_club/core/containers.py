@@ -224,8 +224,7 @@ def _check_columns(table: Table):
     given = [column for column, _ in table.given]
     if table.kind == "csv":
         with _opened(table.file, table.steps) as stream:
-            layout = TextSections(stream, table.name).next_section()
-            known_names(layout.header if layout else [], table.name, given)
+            known_names(TextSections(stream, table.name).first_section().header, table.name, given)
     else:
         with _stored(table) as (header, _, _):
             known_names(header, table.name, given)

@@ -157,20 +157,25 @@ class TextSections(TextBlocks):
             block = block[:begin]
         return double_quotes(self._count(block), self.layout)
 
+    def first_section(self) -> Layout:
+        "The layout of the first section. Raises `DataError` or `NotATable` where a file has no header."
+        block = self._block(_CHUNK >> 3)
+        layout, end, lines = _first_header(block)
+        if layout is None:
+            refuse_without_header([line for line in lines if line.strip()], self.name)
+        self.layout = layout
+        self.lines += len(lines)
+        self.rest = block[end:] + self.rest
+        return layout
+
     def next_section(self) -> Layout | None:
-        "The layout of the next section, None at the end. Raises `DataError` where a file has no header."
-        if self.waiting:
-            self.layout, self.waiting = self.waiting, None
-            self._count(self.header_line)
-        elif self.layout is None:
-            block = self._block(_CHUNK >> 3)
-            self.layout, end, lines = _first_header(block)
-            if self.layout is None:
-                refuse_without_header([line for line in lines if line.strip()], self.name)
-            self.lines += len(lines)
-            self.rest = block[end:] + self.rest
-        else:
+        "The layout of the next section, also of the first; None at the end."
+        if self.layout is None:
+            return self.first_section()
+        if not self.waiting:
             return None
+        self.layout, self.waiting = self.waiting, None
+        self._count(self.header_line)
         return self.layout
 
 # %% ../../nbs/core/delimited.ipynb #16596135

@@ -45,13 +45,10 @@ class LearnsLayout(NeuralNet):
             params.setdefault("layout", self.layout_)
         return params
 
-    def batch_size_for(self, loans: int) -> int:
-        "Loans a step where so many are trained on."
-        return self.batch_size
-
 # %% ../../nbs/core/estimators.ipynb #007834bc
 class GuardedTraining(NeuralNet):
-    "A skorch net that trains reproducibly, stops early on the loans given to `fit`, and is not finished by a Ctrl-C."
+    """A skorch net that trains reproducibly and stops early on the loans given to `fit`, and whose fit a Ctrl-C ends,
+    instead of leaving a half-trained network that looks finished."""
 
     def get_default_callbacks(self):
         "Losses, the progress bar, and where there are validation loans early stopping that goes back to the best epoch."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ended_parts', 'charge_off_timing', 'TestScores', 'term_names', 'score_timed', 'compare_timed', 'Observed',
-           'observed_test', 'compare_timed_by_term', 'headline_tables', 'timed_tables', 'timed_figures']
+           'observed_test', 'compare_timed_by_term', 'confusion', 'headline_tables', 'timed_tables', 'timed_figures']
 
 # %% ../../nbs/core/evaluation.ipynb #ae22654d
 import numpy as np
@@ -28,7 +28,7 @@ from lending_club.core.horizons import (
     quarters,
     vintage_curves,
 )
-from .metrics import decile_table, evaluate_by, expected_f1_threshold, threshold_curve
+from .metrics import EvaluationError, decile_table, evaluate_by, expected_f1_threshold, threshold_curve
 from .parsing import parse_term
 from .plots import plot_decision, plot_evaluation, plot_groups
 from .text import fold_spaces
@@ -72,9 +72,12 @@ class TestScores:
     curve: np.ndarray | None = None  # shape (n, 60), cumulative PD by month on book; None with a final status
 
     @property
-    def timed(self) -> np.ndarray:
-        "The curve, where the target is time to event."
-        assert self.curve is not None, "with a final status there is no curve"
+    def known_curve(self) -> np.ndarray:
+        "The curve. Raises `EvaluationError` where there is none."
+        if self.curve is None:
+            raise EvaluationError(
+                "these scores have no curve by month on book: score with score_timed, on loans cleaned for time_to_event"
+            )
         return self.curve
 
 
@@ -108,7 +111,9 @@ def compare_timed(
 ) -> pd.DataFrame:  # one row a model, metrics on the test loans observed that long
     "All models at one horizon."
     horizon = splits.horizon if horizon is None else horizon
-    rows = {name: evaluate_at(splits.test, splits.snapshot, own.timed, horizon, own.threshold) for name, own in scored.items()}
+    rows = {
+        name: evaluate_at(splits.test, splits.snapshot, own.known_curve, horizon, own.threshold) for name, own in scored.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index").drop(columns="biased")
 
 # %% ../../nbs/core/evaluation.ipynb #85019886
@@ -139,28 +144,31 @@ def compare_timed_by_term(
     test = observed_test(splits)
     terms = term_names(test.loans)
     by_model = {
-        name: evaluate_by(test.outcome, pd_at(own.timed[test.seen], test.horizon), terms, own.threshold, own.p[test.seen])
+        name: evaluate_by(test.outcome, pd_at(own.known_curve[test.seen], test.horizon), terms, own.threshold, own.p[test.seen])
         for name, own in scored.items()
     }
     together = pd.concat(by_model, names=["model", "term"]).swaplevel()
     return together.loc[[(term, name) for term in sorted(terms.unique()) for name in scored]]
 
-# %% ../../nbs/core/evaluation.ipynb #10a64e68
-def _confusion(charged_off: np.ndarray, predicted_bad: np.ndarray) -> pd.DataFrame:
+# %% ../../nbs/core/evaluation.ipynb #a07bb0c8
+def confusion(
+    is_bad: np.ndarray,  # shape (n,), bool
+    predicted_bad: np.ndarray,  # shape (n,), bool
+    good: str = "not charged off",  # the names of both outcomes
+    bad: str = "charged off",
+) -> pd.DataFrame:  # one row an outcome, one column a decision
     "Loans by outcome and decision."
-    found = pd.crosstab(
-        np.where(charged_off, "charged off", "not charged off"), np.where(predicted_bad, "predicted bad", "predicted good")
-    )
-    return found.reindex(index=["not charged off", "charged off"], columns=["predicted good", "predicted bad"], fill_value=0)
+    found = pd.crosstab(np.where(is_bad, bad, good), np.where(predicted_bad, "predicted bad", "predicted good"))
+    return found.reindex(index=[good, bad], columns=["predicted good", "predicted bad"], fill_value=0)
 
-
+# %% ../../nbs/core/evaluation.ipynb #10a64e68
 def headline_tables(
     splits: TimedSplits,
     network: TestScores,
 ) -> dict[str, pd.DataFrame]:  # `by_term`, `by_grade`, `by_vintage`, `deciles`, `thresholds`, `confusion`
     "The network at the headline horizon, on the loans that have reached it."
     test = observed_test(splits)
-    p, decided_by = pd_at(network.timed[test.seen], test.horizon), network.p[test.seen]
+    p, decided_by = pd_at(network.known_curve[test.seen], test.horizon), network.p[test.seen]
     groups = {
         "by_term": term_names(test.loans),
         "by_grade": test.loans["grade"].fillna("missing"),
@@ -170,7 +178,7 @@ def headline_tables(
     return tables | {
         "deciles": decile_table(test.outcome, p),
         "thresholds": threshold_curve(test.outcome, decided_by),
-        "confusion": _confusion(test.outcome == 1, decided_by >= network.threshold),
+        "confusion": confusion(test.outcome == 1, decided_by >= network.threshold),
     }
 
 # %% ../../nbs/core/evaluation.ipynb #e06d6022
@@ -183,15 +191,15 @@ def timed_tables(
     `horizons`; at the headline horizon `by_term`, `by_grade`, `by_vintage`, `deciles`, `thresholds`, `confusion`; and
     `vintage_curves`, `term_curves`, `observed_expected` by vintage, `auc_by_month` of all models."""
     network, test, at = scored["network"], splits.test, splits.snapshot
-    by_month = {name: auc_by_month(test, at, own.timed) for name, own in scored.items()}
-    horizons = {"horizons": evaluate_horizons(test, at, network.timed, network.threshold)}
+    by_month = {name: auc_by_month(test, at, own.known_curve) for name, own in scored.items()}
+    horizons = {"horizons": evaluate_horizons(test, at, network.known_curve, network.threshold)}
     return (
         horizons
         | headline_tables(splits, network)
         | {
-            "vintage_curves": vintage_curves(test, at, network.timed, quarters(test)),
-            "term_curves": vintage_curves(test, at, network.timed, term_names(test)),
-            "observed_expected": observed_expected(test, at, network.timed, quarters(test)),
+            "vintage_curves": vintage_curves(test, at, network.known_curve, quarters(test)),
+            "term_curves": vintage_curves(test, at, network.known_curve, term_names(test)),
+            "observed_expected": observed_expected(test, at, network.known_curve, quarters(test)),
             "auc_by_month": pd.concat(by_month, names=["model", "month"]),
         }
     )
@@ -204,7 +212,7 @@ def timed_figures(
 ) -> dict:  # file name to figure
     "The pictures of the evaluation."
     test = observed_test(splits)
-    p, decided_by = pd_at(network.timed[test.seen], test.horizon), network.p[test.seen]
+    p, decided_by = pd_at(network.known_curve[test.seen], test.horizon), network.p[test.seen]
     title = f"{len(test.loans):,} test loans issued from {splits.val_end:%Y-%m} on; horizon: {horizon_name(test.horizon)}"
     groups = {name.removeprefix("by_"): table for name, table in tables.items() if name.startswith("by_")}
     models = tables["auc_by_month"].index.get_level_values("model").unique()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 from .baselines import baselines
-from .evaluation import TestScores, term_names
+from .evaluation import TestScores, confusion, term_names
 from .horizons import quarters
 from .metrics import best_f1_threshold, decile_table, evaluate, evaluate_by, threshold_curve
 from .plots import plot_decision, plot_evaluation, plot_groups
@@ -57,10 +57,8 @@ def final_tables(
     y, p = test["default"].to_numpy(), network.p
     groups = {"by_term": term_names(test), "by_grade": test["grade"].fillna("missing"), "by_vintage": quarters(test)}
     tables = {name: evaluate_by(y, p, group, network.threshold) for name, group in groups.items()}
-    predicted = np.where(p >= network.threshold, "predicted bad", "predicted good")
-    confusion = pd.crosstab(np.where(y == 1, "bad", "good"), predicted)
-    confusion = confusion.reindex(index=["good", "bad"], columns=["predicted good", "predicted bad"], fill_value=0)
-    return tables | {"deciles": decile_table(y, p), "thresholds": threshold_curve(y, p), "confusion": confusion}
+    by_decision = confusion(y == 1, p >= network.threshold, "good", "bad")
+    return tables | {"deciles": decile_table(y, p), "thresholds": threshold_curve(y, p), "confusion": by_decision}
 
 # %% ../../nbs/core/final_evaluation.ipynb #88c083a9
 def final_figures(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'MANY_CHARGE_OFFS', 'STEPS_AN_EPOCH', 'SMALLEST_BATCH', 'FLAT', 'ExposureError', 'check_exposures',
-           'more_dropout', 'curves_of', 'HazardModel', 'PredictsCurves', 'LearnsHazards', 'HazardNet', 'hazards_of',
+           'more_dropout', 'curves_of', 'PredictsCurves', 'LearnsHazards', 'HazardNet', 'hazards_of',
            'expected_charge_offs', 'earliest_epoch', 'compare_with_base', 'MeanOfHazards', 'HazardAverage']
 
 # %% ../../nbs/core/hazard_estimators.ipynb #b90182bc
@@ -72,7 +72,7 @@ def curves_of(
     return torch.cat(parts).numpy() if parts else np.empty((0, LONGEST_TERM, 2))
 
 # %% ../../nbs/core/hazard_estimators.ipynb #27961d91
-class HazardModel(Protocol):
+class _HazardModel(Protocol):
     "An estimator whose curves can be computed."
 
     @property
@@ -84,11 +84,11 @@ class HazardModel(Protocol):
 class PredictsCurves:
     "What an estimator with `mean_factors` and `layout_` predicts."
 
-    def predict_cumulative(self: HazardModel, X) -> np.ndarray:
+    def predict_cumulative(self: _HazardModel, X) -> np.ndarray:
         "Cumulative default and payoff by month on book, shape (n, 60, 2)."
         return curves_of(self.mean_factors(X), X, self.layout_)
 
-    def predict_proba(self: HazardModel, X) -> np.ndarray:
+    def predict_proba(self: _HazardModel, X) -> np.ndarray:
         "Probabilities of good and bad over the term, shape (n, 2)."
         bad = self.predict_cumulative(X)[:, -1, 0]
         return np.column_stack([1 - bad, bad])

@@ -11,6 +11,7 @@ import csv
 import io
 import re
 from dataclasses import dataclass
+from typing import NoReturn
 from .formats import DataError, NotATable
 from .schema import REQUIRED_IN_FILE
 from .spellings import canonical_name, fold_letters
@@ -119,7 +120,7 @@ def _names_columns(line: str) -> bool:
 def refuse_without_header(
     lines: list[str],  # the first ones
     name: str,  # of the file, for errors
-):
+) -> NoReturn:
     "Raise `NotATable`, or `DataError` for loans without a header."
     first = next((line.strip("\r\n\ufeff") for line in lines if line.strip()), "")
     if any(parse_header(field) for line in lines if len(fields := split_fields(line, ",")) == 1 for field in fields):

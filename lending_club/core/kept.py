@@ -40,12 +40,15 @@ def keep_fitted(
     pipeline,  # fitted
     facts: dict,  # for JSON: what continuing needs to know
 ):
-    "Log a fitted Pipeline and facts about it in the open run, and say how to continue should a later step fail."
+    """Log a fitted Pipeline and facts about it in the open run, and say how to continue should a later step fail.
+
+    Raises `KeptError` where no run is open."""
     import mlflow
     import skops.io
 
     run = mlflow.active_run()
-    assert run is not None  # the caller has opened it
+    if run is None:
+        raise KeptError("there is no open run to keep the fitted Pipeline in: call keep_fitted inside tracking.record_run")
     with temporary_folder() as folder:
         files = [folder / name for name in _FILES]
         skops.io.dump(pipeline, files[0])

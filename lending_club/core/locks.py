@@ -19,11 +19,12 @@ def database_lock(
     uri: str | sqlalchemy.URL,  # of the database
     name: str,  # of what is locked; PostgreSQL keeps a lock for each name, SQLite one for all
 ) -> Iterator[None]:
-    "A block that one process at a time runs, of all that use the SQLite or PostgreSQL database; on others, no lock."
+    "A block that one process at a time runs, of all that use the SQLite file or PostgreSQL database; on others, no lock."
     url = sqlalchemy.make_url(uri)
     backend = url.get_backend_name()
-    if backend == "sqlite" and os.access(Path(url.database or "").absolute().parent, os.W_OK):
-        with FileLock(f"{url.database}.lock"):
+    file = url.database if backend == "sqlite" and url.database != ":memory:" else None
+    if file and os.access(Path(file).absolute().parent, os.W_OK):
+        with FileLock(f"{file}.lock"):
             yield
     elif backend == "postgresql":
         lock = sqlalchemy.text("select pg_advisory_xact_lock(hashtext(:name))")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['quantile_bins', 'NumericEmbedding', 'MemberLinear', 'ByteDropout', 'category_table', 'MemberBlocks', 'LoanTabM',
-           'LoanMLP', 'MemberLoss', 'mean_log_odds', 'member_weights', 'folded_first_layer', 'folded_weights',
-           'FoldedTabM', 'MeanLogOdds', 'can_be_folded', 'scoring_module']
+           'LoanMLP', 'MemberLoss', 'mean_log_odds', 'folded_first_layer', 'folded_weights', 'FoldedTabM',
+           'MeanLogOdds', 'can_be_folded', 'scoring_module']
 
 # %% ../../nbs/core/networks.ipynb #e0b46309
 import copy
@@ -85,9 +85,13 @@ class MemberLinear(nn.Module):
         self.scale_out = nn.Parameter(torch.ones(k, width_out))
         self.bias = nn.Parameter(_uniform((width_out,), width_in).repeat(k, 1))  # alike at first
 
+    def weights(self) -> torch.Tensor:
+        "Each member's own matrix, shape (k, width_out, width_in)."
+        return self.scale_out[:, :, None] * self.weight * self.scale_in[:, None, :]
+
     def forward(self, x):
         "All members' outputs."
-        weights = self.scale_out[:, :, None] * self.weight * self.scale_in[:, None, :]
+        weights = self.weights()
         if x.dim() == 2:
             together = F.linear(x, weights.flatten(0, 1), self.bias.flatten())
             return together.unflatten(1, self.bias.shape).transpose(0, 1)
@@ -173,7 +177,7 @@ class LoanTabM(MemberBlocks):
         self,
         layout: dict,  # n_numeric, n_flags, cardinalities, and the numbers' bins
         k: int = 8,  # members
-        **parameters,  # widths, blocks and dropout, as `MemberBlocks` takes them
+        **parameters,  # width, blocks, embedding, category_embedding, dropout: as `MemberBlocks` takes them
     ):
         super().__init__(layout, k, **parameters)
         units = self.n_units
@@ -238,18 +242,11 @@ def mean_log_odds(
     return bad - good
 
 # %% ../../nbs/core/networks.ipynb #aa06939d
-def member_weights(
-    layer: MemberLinear,
-) -> torch.Tensor:  # (k, width_out, width_in)
-    "Each member's own matrix."
-    return layer.scale_out[:, :, None] * layer.weight * layer.scale_in[:, None, :]
-
-
 def folded_first_layer(
     module,  # a fitted `LoanTabM`
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (k * width, columns) and (k * width,)
     "Weights on [bent numbers | numbers | flags | categories] and bias; the numbers' linear part is folded in."
-    weight, bias = member_weights(module.hidden[0]).flatten(0, 1), module.hidden[0].bias.flatten()
+    weight, bias = module.hidden[0].weights().flatten(0, 1), module.hidden[0].bias.flatten()
     if not module.n_numeric:
         return weight, bias
     numeric, rest = weight.tensor_split([module.numeric.slope.numel()], dim=1)
@@ -276,7 +273,7 @@ def folded_weights(
     stacked["bias_0"] = torch.stack([bias[None] for _, bias in firsts])
     for i in range(1, len(first.hidden)):
         layers = [module.hidden[i] for module in modules]
-        stacked[f"weight_{i}"] = torch.cat([member_weights(layer).transpose(1, 2) for layer in layers])
+        stacked[f"weight_{i}"] = torch.cat([layer.weights().transpose(1, 2) for layer in layers])
         stacked[f"bias_{i}"] = torch.cat([layer.bias[:, None] for layer in layers])
     stacked["weight"] = torch.cat([module.weight for module in modules])
     stacked["bias"] = torch.cat([module.bias for module in modules])

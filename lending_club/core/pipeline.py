@@ -78,7 +78,7 @@ def _kernel_config(sockets: Path | None) -> Config:
 
 # %% ../../nbs/core/pipeline.ipynb #c78d0a1d
 def _execute(settings: Settings, stage: str, parameters: dict, target: Path):
-    "Execute what a run executes of a stage's notebook, in a kernel of its own."
+    "Execute a stage's notebook without its lessons, in a kernel of its own."
     import papermill
 
     report = report_notebook(settings.root / "nbs" / f"{stage}.ipynb")
@@ -160,7 +160,7 @@ def notebook_page(
     "The notebook as one page, with its pictures."
     from nbconvert import HTMLExporter
 
-    last_state = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})  # of a progress bar, not every one
+    last_state = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})  # show only the last state of a progress bar
     exporter = HTMLExporter(embed_images=True, config=last_state)
     exporter.log.setLevel(logging.ERROR)  # it misses descriptions of pictures, whose titles stand above them
     with warnings.catch_warnings():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['application_frame', 'FeatureBuilder', 'QuantileNormal', 'frequent_categories', 'both_terms', 'quantile_tables',
-           'EncodesByTables', 'matrix_layout', 'LoanEncoder', 'preprocessing']
+           'matrix_layout', 'LoanEncoder', 'preprocessing']
 
 # %% ../../nbs/core/preprocess.ipynb #4f4c770e
 import copy
@@ -142,7 +142,7 @@ def quantile_tables(
     return {"references": references, "quantiles": columns, "clip": float(quantiles.clip)}
 
 # %% ../../nbs/core/preprocess.ipynb #b78eea08
-class EncodesByTables(TransformerMixin, BaseEstimator):
+class _EncodesByTables(TransformerMixin, BaseEstimator):
     "A fitted encoder: features to a float32 matrix [numerics | flags | codes] by its `tables_`."
 
     def transform(self, X: pd.DataFrame) -> np.ndarray:
@@ -189,7 +189,7 @@ def matrix_layout(
     return layout
 
 # %% ../../nbs/core/preprocess.ipynb #08c889ca
-class LoanEncoder(EncodesByTables):
+class LoanEncoder(_EncodesByTables):
     """Features, a DataFrame of shape (n, n_features), to a float32 matrix [numerics | flags | codes] without gaps.
 
     Numbers become normal quantiles; each number with gaps in training has a 0/1 flag; a category becomes a code from 1 on,

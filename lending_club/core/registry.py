@@ -65,7 +65,9 @@ def _check_database(uri: str, shown: str, timeout: float):
     try:
         url = sqlalchemy.make_url(uri)
         arguments: dict[str, int] = {}
-        if url.get_backend_name() == "sqlite" and url.database:
+        if url.get_backend_name() == "sqlite":
+            if url.database in (None, "", ":memory:"):
+                raise RegistryError(f"{shown} is a database in memory, which ends with its process: use sqlite:///var/mlflow.db")
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         elif url.get_backend_name() == "postgresql":
             arguments = {"connect_timeout": math.ceil(timeout)}

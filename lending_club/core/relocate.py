@@ -136,22 +136,22 @@ def _refusal(location: Location, own: Path) -> str:
     )
 
 # %% ../../nbs/core/relocate.ipynb #1f6240b2
-def _to_follow(
+def _found_and_lost(
     connection: sqlalchemy.Connection,  # to MLflow's database
     database: Path,  # its file
     own: Path,  # where this project's artifacts are
-    experiment: str | None,  # name of the run's experiment, which must not be lost; None: what is lost follows, too
-) -> list[Location]:
-    "The places to replace by `own`. Raises `RelocationError` where the experiment's is lost."
+) -> tuple[list[Location], list[Location]]:
+    "The places whose artifacts are in `own`, or that hold none; and those that must not be written to."
     locations = foreign_locations(connection, own)
     found = [place for place in locations if place.exists_below(own) or _is_empty_default(place)]
-    lost = [place for place in locations if place not in found and _is_foreign(place, database)]
-    if experiment is None:
-        return found + lost
-    written = [place for place in lost if _is_of(connection, place, experiment)]
-    if written:
-        raise RelocationError(_refusal(written[0], own))
-    return found
+    return found, [place for place in locations if place not in found and _is_foreign(place, database)]
+
+
+def _refuse_lost(connection: sqlalchemy.Connection, lost: list[Location], own: Path, experiment: str):
+    "Raise `RelocationError` where the artifacts of the run's experiment are lost."
+    for place in lost:
+        if _is_of(connection, place, experiment):
+            raise RelocationError(_refusal(place, own))
 
 # %% ../../nbs/core/relocate.ipynb #62b03c13
 def relocate(
@@ -167,7 +167,10 @@ def relocate(
     doing = "read"
     try:
         with engine.begin() as connection:
-            done = _to_follow(connection, database, own, settings.experiment if only_found else None)
+            found, lost = _found_and_lost(connection, database, own)
+            if only_found:
+                _refuse_lost(connection, lost, own, settings.experiment)
+            done = found if only_found else found + lost
             doing = "changed to name its artifacts in this folder, since the project was moved"
             for location in done:
                 _rewrite(connection, location.stored, own)

@@ -176,7 +176,7 @@ _PAYMENTS = (
 )
 
 # %% ../../nbs/core/schema.ipynb #fbeb5523
-_TWO_BORROWERS = (
+_COLLECTIONS_AND_JOINT = (
     _count("collections_12_mths_ex_med", SOURCE_BUREAU, "collections in the last 12 months, medical ones excluded"),
     _months("mths_since_last_major_derog", SOURCE_BUREAU, "months since a rating of 90 days past due or worse"),
     _count("policy_code", SOURCE_PLATFORM, "1: a publicly offered product", "excluded"),
@@ -213,7 +213,7 @@ _ACCOUNTS = (
 )
 
 # %% ../../nbs/core/schema.ipynb #87a6f210
-_COUNTS = (
+_DELINQUENCIES_AND_AGES = (
     _count("chargeoff_within_12_mths", SOURCE_BUREAU, "charge-offs in the last 12 months"),
     _usd("delinq_amnt", SOURCE_BUREAU, "past-due amount on delinquent accounts"),
     _months("mo_sin_old_il_acct", SOURCE_BUREAU, "months since the oldest instalment account was opened"),
@@ -238,7 +238,7 @@ _COUNTS = (
 )
 
 # %% ../../nbs/core/schema.ipynb #8b670831
-_LIMITS = (
+_PAST_DUE_AND_LIMITS = (
     _count("num_tl_120dpd_2m", SOURCE_BUREAU, "accounts now 120 days past due"),
     _count("num_tl_30dpd", SOURCE_BUREAU, "accounts now 30 days past due"),
     _count("num_tl_90g_dpd_24m", SOURCE_BUREAU, "accounts 90 or more days past due in the last 24 months"),
@@ -315,10 +315,10 @@ COLUMNS: tuple[Column, ...] = (
     *_APPLICATION,
     *_CREDIT_HISTORY,
     *_PAYMENTS,
-    *_TWO_BORROWERS,
+    *_COLLECTIONS_AND_JOINT,
     *_ACCOUNTS,
-    *_COUNTS,
-    *_LIMITS,
+    *_DELINQUENCIES_AND_AGES,
+    *_PAST_DUE_AND_LIMITS,
     *_SECOND_BORROWER,
     *_HARDSHIP,
     *_SETTLEMENT,

@@ -298,7 +298,7 @@ def _from_file(path: Path) -> dict:
 
 # %% ../../nbs/core/settings.ipynb #16a1c0bf
 def _written(root: Path) -> dict:
-    "The settings of settings.ini, those of the environment before them. Raises `SettingsError`."
+    "The settings that settings.ini and the environment give; the environment wins. Raises `SettingsError`."
     values, path = {}, root / "settings.ini"
     if path.is_file():
         values = {k: read_setting(k, v, path.name) for k, v in _from_file(path).items()}

@@ -8,18 +8,14 @@ __all__ = ['log', 'STUDY_CODE', 'NOT_STUDY_CODE', 'HEARTBEAT_INTERVAL', 'HEARTBE
            'reap_stale_trials', 'best_parameters', 'is_searched']
 
 # %% ../../nbs/core/study.ipynb #c881ffb1
-import warnings
-
-from tqdm import TqdmWarning
-
-warnings.filterwarnings("ignore", "IProgress not found", TqdmWarning)  # Optuna asks for Jupyter's bars; text bars will do
+from .hyperparameters import optuna  # imported there, without its warning of Jupyter's bars
 
 # %% ../../nbs/core/study.ipynb #31bb3278
 import hashlib
 import json
 import logging
-import optuna
 import time
+import warnings
 from contextlib import contextmanager
 from functools import partial
 from optuna.distributions import distribution_to_json
@@ -37,7 +33,7 @@ log = logging.getLogger(__name__)
 
 # %% ../../nbs/core/study.ipynb #cdbb457f
 STUDY_CODE = ("clean", "core.preprocess", "core.hyperparameters", "core.estimators", "core.networks", "core.matrices")
-NOT_STUDY_CODE = (
+_FILES_TO_COLUMNS = (
     "core.settings",
     "core.files",
     "core.loans",
@@ -47,16 +43,11 @@ NOT_STUDY_CODE = (
     "core.containers",
     "core.delimited",
     "core.formats",
-    "core.headers",  # files to columns
-    "core.columns",
-    "core.spellings",
-    "core.ranges",
-    "core.repeats",
-    "core.outcomes",  # columns to loans
-    "core.imputation_fit",
-    "core.horizons",
-    "core.metrics",  # of the final fit and its evaluation alone
+    "core.headers",
 )
+_COLUMNS_TO_LOANS = ("core.columns", "core.spellings", "core.ranges", "core.repeats", "core.outcomes")
+_FINAL_FIT = ("core.imputation_fit", "core.horizons", "core.metrics")  # and its evaluation
+NOT_STUDY_CODE = (*_FILES_TO_COLUMNS, *_COLUMNS_TO_LOANS, *_FINAL_FIT)
 
 # %% ../../nbs/core/study.ipynb #23ff13f2
 def study_name(

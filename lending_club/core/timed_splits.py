@@ -159,7 +159,7 @@ def timed_split(
     loans: pd.DataFrame,  # as `clean.clean_loans` gives them for `time_to_event`
     train_end: date,
     val_end: date,
-    snapshot: date | None = None,  # month that the file shows; None: the latest month in which a loan ended
+    snapshot: date | str | None = None,  # month that the file shows; None: the latest month in which a loan ended
 ) -> TimedSplits:
     """Split by calendar exposure, at the beginning of the months of both dates.
 

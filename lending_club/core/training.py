@@ -89,6 +89,10 @@ class InMemoryTraining(NeuralNet):
         y = torch.zeros(len(X), device=self.device) if y is None else torch.as_tensor(y, device=self.device)
         return TensorDataset(X, y)
 
+    def batch_size_for(self, loans: int) -> int:
+        "Loans a step where so many are trained on."
+        return self.batch_size
+
     def get_iterator(self, dataset, training=False):
         "Batches of the loans: slices of the tensors, no DataLoader."
         if isinstance(dataset, Subset) and isinstance(dataset.dataset, TensorDataset):  # what `train_split` makes
@@ -115,7 +119,7 @@ def running_mean(
 class AveragedTraining(NeuralNet):
     "A skorch net that trains on its last weights, and shows the running mean of its weights between the epochs."
 
-    _mean: AveragedModel | None = None  # an AveragedModel while training runs, which holds the weights that are not in `module_`
+    _mean: AveragedModel | None = None  # while training runs; it holds the weights that are not in `module_`
 
     def fit_loop(self, X, y=None, **kwargs):
         "Train epoch by epoch. The second copy of the weights lives as long as the loop."
