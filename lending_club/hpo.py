@@ -252,8 +252,11 @@ def _tidy(name: str, axes):
     if name == "parallel_coordinates":
         for lines in axes[0].collections:
             lines.set_cmap("viridis")
+        for axis in axes[0].figure.axes:
+            axis.yaxis.set_minor_formatter("")
     if name == "parameter_importance":
         axes[0].set_xlabel("share of the validation loss's variance that a parameter explains (fANOVA)")
+        axes[0].get_legend().remove()  # of a single measure
 
 
 def plot_search(

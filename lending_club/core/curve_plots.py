@@ -133,7 +133,7 @@ def plot_observed_expected(
         axis.errorbar(place[own], value[own], yerr=error, fmt="o", color=color, ecolor=color, ms=4)
     axis.axhline(1, color="black", lw=1, ls=":")
     drawn = known & sure if (known & sure).any() else known  # intervals of few charge-offs reach everywhere
-    limits = min(0.5, 0.95 * lower[drawn].min()), max(1.5, 1.05 * upper[drawn].max())
+    limits = 0, max(1.5, 1.05 * upper[drawn].max())
     labels = [str(group).strip() for group in table.index]
     axis.set_xticks(place, labels, rotation=90 if sum(len(label) + 2 for label in labels) > 10 * width else 0)
     axis.set(xlim=(-0.5, len(table) - 0.5), ylim=limits, title=title)
