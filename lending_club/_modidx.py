@@ -25,6 +25,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'lending_club.cli': { 'lending_club.cli._add_pipeline': ('cli.html#_add_pipeline', 'lending_club/cli.py'),
                                   'lending_club.cli._add_service': ('cli.html#_add_service', 'lending_club/cli.py'),
                                   'lending_club.cli._add_settings': ('cli.html#_add_settings', 'lending_club/cli.py'),
+                                  'lending_club.cli._check_what_is_asked': ('cli.html#_check_what_is_asked', 'lending_club/cli.py'),
                                   'lending_club.cli._from_root': ('cli.html#_from_root', 'lending_club/cli.py'),
                                   'lending_club.cli._overrides': ('cli.html#_overrides', 'lending_club/cli.py'),
                                   'lending_club.cli._promote': ('cli.html#_promote', 'lending_club/cli.py'),

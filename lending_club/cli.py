@@ -105,6 +105,25 @@ def _overrides(arguments, names) -> dict:
         given["data_path"] = _from_root(Path(given["data_path"]).expanduser().resolve(), load_settings().root)
     return {name: value for name, value in given.items() if value is not None}
 
+# %% ../nbs/cli.ipynb #c8aaa56f
+_CHOICES = ("policy", "refer_band", "backtest_as_of", "fit_through")
+
+
+def _check_what_is_asked(settings: Settings):
+    "Raise the `LendingClubError` of loans, or of choices about them, that training would refuse."
+    from lending_club.clean import check_loans, load_clean, split_loans
+
+    check_loans(settings)
+    defaults = Settings()
+    if all(getattr(settings, name) == getattr(defaults, name) for name in _CHOICES):
+        return
+    from lending_club.core.fit_through import check_fit_through
+    from lending_club.train import check_decision
+
+    clean = load_clean(settings)
+    check_fit_through(settings, clean)
+    check_decision(settings, clean, split_loans(settings, clean))
+
 # %% ../nbs/cli.ipynb #c469b5c3
 def _show_version(settings: Settings, version):
     "Print a registered version, with its metrics."
@@ -121,14 +140,13 @@ def _say(text: str):
 
 
 def _run(arguments):
-    from lending_club.clean import check_loans
     from lending_club.core.notices import show_log
     from lending_club.core.pipeline import run_pipeline
 
     show_log()
     given = _overrides(arguments, _RUN_OPTIONS.values())
     settings = load_settings(**given)
-    done = run_pipeline(settings, given, force=arguments.force, say=_say, check_loans=check_loans)
+    done = run_pipeline(settings, given, force=arguments.force, say=_say, check_loans=_check_what_is_asked)
     _show_version(settings, done.version)
     print(f"executed notebooks: {os.path.relpath(done.executed['04_train'].parent)}")
 
