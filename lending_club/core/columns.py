@@ -173,17 +173,17 @@ def count_reading(
     "The counts of a column."
     filled = codes >= 0
     read = filled & read
-    unread = np.flatnonzero(filled & ~read).tolist()
-    other = np.flatnonzero(read & ~np.array([*same, True])[codes]).tolist() if spelled else []
+    unread = np.flatnonzero(filled & ~read)
+    other = np.flatnonzero(read & ~np.array([*same, True])[codes]) if spelled else np.empty(0, dtype=int)
     return Reading(
         name,
         len(codes),
         int(filled.sum()),
         int(read.sum()),
         len(other),
-        f"{texts[codes[other[0]]]!r} → {spelled(other[0])!r}" if spelled and other else "",
-        texts[codes[unread[0]]] if unread else "",
-        unread[0] + 1 if unread else 0,
+        f"{texts[codes[other[0]]]!r} → {spelled(int(other[0]))!r}" if spelled and len(other) else "",
+        texts[codes[unread[0]]] if len(unread) else "",
+        int(unread[0]) + 1 if len(unread) else 0,
     )
 
 # %% ../../nbs/core/columns.ipynb #f8a2f7b8
@@ -196,20 +196,20 @@ def _codes_and_texts(chunks: list[pa.DictionaryArray]) -> tuple[np.ndarray, list
 # %% ../../nbs/core/columns.ipynb #cd10fac0
 def _without_infinite(numbers: np.ndarray, name: str) -> tuple[np.ndarray, Reading]:
     finite = int(np.count_nonzero(np.isfinite(numbers)))
-    places = np.flatnonzero(np.isinf(numbers)).tolist() if finite < len(numbers) else []
-    if places:
+    places = np.flatnonzero(np.isinf(numbers)) if finite < len(numbers) else np.empty(0, dtype=int)
+    if len(places):
         numbers = np.where(np.isinf(numbers), np.nan, numbers)
-        return numbers, Reading(name, len(numbers), finite + len(places), finite, unread="inf", row=places[0] + 1)
+        return numbers, Reading(name, len(numbers), finite + len(places), finite, unread="inf", row=int(places[0]) + 1)
     return numbers, Reading(name, len(numbers), finite, finite)
 
 # %% ../../nbs/core/columns.ipynb #ae24da01
-def _meaning_of_texts(
+def _numbers_of_texts(
     codes: np.ndarray,  # shape (n,), places in `distinct`, -1 where missing
     distinct: list[str],
     column: Column,
     plain: list[np.ndarray],  # the batches of plain numbers
 ) -> np.ndarray:  # shape (n,), NaN where missing or unread
-    "The numbers of the batches that came as text, with the column's meaning of a comma."
+    "The number of each loan whose batch came as texts. All texts of the column decide what a comma means."
     comma = comma_meaning(column, distinct)
     if comma == "decimal" and any(np.any(part % 1 > 0) for part in plain):
         comma = ""
@@ -229,7 +229,7 @@ def number_column(
         return _without_infinite(numbers, column.name)
     codes, distinct = _codes_and_texts(texts)
     plain = [chunk.to_numpy(zero_copy_only=False) for chunk in chunks if not pa.types.is_dictionary(chunk.type)]
-    values = _meaning_of_texts(codes, distinct, column, plain)
+    values = _numbers_of_texts(codes, distinct, column, plain)
     result: list[np.ndarray] = []
     all_codes: list[np.ndarray] = []
     start = 0

@@ -51,11 +51,28 @@ def _quiet(*names):
             logger.setLevel(level)
 
 # %% ../../nbs/core/compile.ipynb #d323e02d
+def _clear_notes(noted):
+    "Remove the metadata and the description of a part of an ONNX model."
+    del noted.metadata_props[:]
+    noted.ClearField("doc_string")
+
+
+def _clear_graph(graph):
+    "Remove the notes of a graph or function, of its values and operations, and of the graphs inside these."
+    values = (*graph.input, *graph.output, *graph.initializer) if hasattr(graph, "initializer") else ()
+    for noted in (graph, *values, *graph.value_info, *graph.node):
+        _clear_notes(noted)
+    for attribute in (own for node in graph.node for own in node.attribute):
+        attribute.ClearField("doc_string")
+        for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+            _clear_graph(inner)
+
+
 def _without_traces(model):
-    "Leave out of an ONNX model what the exporter noted about its operations and values."
-    for part in (model.graph, *model.functions):
-        for noted in (*part.node, *part.value_info):
-            del noted.metadata_props[:]
+    "Remove all that the exporter noted in an ONNX model: metadata and descriptions, which no computation reads."
+    _clear_notes(model)
+    for graph in (model.graph, *model.functions):
+        _clear_graph(graph)
 
 # %% ../../nbs/core/compile.ipynb #07e58824
 def write_graph(

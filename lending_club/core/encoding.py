@@ -58,9 +58,9 @@ def _knots_at(
     at: np.ndarray,  # shape (n,), distinct quantiles, increasing
     low: np.ndarray,  # shape (n,), their lowest probabilities
     high: np.ndarray,  # shape (n,), their highest probabilities
-    clip: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    "Knots at the quantiles, three where several are equal, and the values there."
+    clip: float,  # largest absolute value that comes out
+) -> tuple[np.ndarray, np.ndarray]:  # knots, in no order, and the normal quantiles there
+    "A knot at each quantile; two more, just below and just above, where several training quantiles are equal."
     equal = low < high
     middle = 0.5 * (low + high)
     knots = np.concatenate([at, np.nextafter(at[equal], -np.inf), np.nextafter(at[equal], np.inf)])
@@ -261,8 +261,8 @@ def calibrate(
     z = calibration["intercept"]
     for coefficient, signal in zip(calibration["coefficients"], calibration_signals(p, calibration["method"]), strict=True):
         z = z + coefficient * signal
-    scale = math.exp(min(-z, _LARGEST_EXPONENT)) if isinstance(z, float) else np.exp(-z)
-    return 1 / (1 + scale)  # type: ignore[return-value]  # a float for a single one
+    odds_against = math.exp(min(-z, _LARGEST_EXPONENT)) if isinstance(z, float) else np.exp(-z)
+    return 1 / (1 + odds_against)  # type: ignore[return-value]  # a float for a single one
 
 # %% ../../nbs/core/encoding.ipynb #3012bb93
 @functools.cache

@@ -27,7 +27,7 @@ def sample_applications(
 
 # %% ../../nbs/core/examples.ipynb #6a2a326c
 _FICO = {"fico_range_low": 680, "fico_range_high": 684}
-_OF_GAPS: dict[str, dict] = {
+_OF_GAPS_AND_SPELLINGS: dict[str, dict] = {
     "as it is": {},
     "FICO": _FICO,
     "no instalment": {"installment": None},
@@ -89,7 +89,7 @@ _OF_EXTREMES: dict[str, dict] = {
     "another state": {"addr_state": "CA", "disbursement_method": "DirectPay"},
 }
 
-RULE_CASES = _OF_GAPS | _OF_BORROWERS | _OF_EXTREMES
+RULE_CASES = _OF_GAPS_AND_SPELLINGS | _OF_BORROWERS | _OF_EXTREMES
 
 # %% ../../nbs/core/examples.ipynb #a7dae0fb
 def example_applications() -> list[dict]:  # raw fields by name

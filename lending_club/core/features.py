@@ -161,7 +161,7 @@ def _to_income(name: str) -> Callable:
     return lambda raw: ratio(raw.number(name), _divisor(raw))
 
 # %% ../../nbs/core/features.ipynb #79fb601a
-_FROM_FIELDS = (
+_OF_BORROWER_AND_TERM = (
     Feature("term_months", "months", "number of payments", term_months),
     Feature(
         "emp_length_years",
@@ -215,7 +215,7 @@ _OF_MONEY = (
     ),
 )
 
-DERIVED = _FROM_FIELDS + _OF_MONEY
+DERIVED = _OF_BORROWER_AND_TERM + _OF_MONEY
 
 # %% ../../nbs/core/features.ipynb #4ea55ebe
 _REPLACED = {
@@ -285,7 +285,8 @@ def feature_plan(
     table_format: int | None = None,  # of the version whose rules hold; None: today's
 ) -> tuple[list, list[int], tuple[str, ...], np.ndarray]:
     "Rows and functions of the derived features; rows and columns of the plain ones, and which of these are logarithms."
-    features, former = [FEATURE_BY_NAME[name] for name in names], FORMER_FEATURES.get(table_format or 0, {})
+    features = [FEATURE_BY_NAME[name] for name in names]
+    former = {} if table_format is None else FORMER_FEATURES.get(table_format, {})
     derived = [(row, former.get(f.name, f.make)) for row, f in enumerate(features) if f.column is None]
     plain = [(row, f.column, f.is_log) for row, f in enumerate(features) if f.column is not None]
     logs = np.array([i for i, (_, _, is_log) in enumerate(plain) if is_log], dtype=int)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['APPROVE', 'REFER', 'REFUSE', 'PD_POLICIES', 'MONEY_POLICIES', 'CENTS', 'Offers', 'PolicyError', 'f1_policy',
-           'cost_bar', 'approval_bar', 'policy_table', 'check_policy', 'values_of', 'Valuer', 'Policy']
+           'cost_bar', 'approval_bar', 'policy_table', 'check_policy', 'Valuer', 'Policy']
 
 # %% ../../nbs/core/policy.ipynb #6b711c84
 import math
@@ -82,7 +82,7 @@ def check_policy(
 Offers = tuple[np.ndarray, np.ndarray, np.ndarray]  # amount (USD), rate (% a year), term (months)
 
 
-def values_of(
+def _net_present_values(
     offers: Offers,  # shape (n,) each
     cumulative: np.ndarray,  # shape (n, 60, 2)
     yearly_rate: float,  # that payments are discounted at, effective, a share
@@ -137,7 +137,7 @@ class Valuer:
             amount, rate, term = offers[0].item(), offers[1].item(), offers[2].item()
             usable = rate >= 0 and amount > 0
             return np.array([self.one(amount, rate, int(term), cumulative[0]) if usable else math.nan])
-        return values_of(offers, cumulative, self.yearly_rate, self.assumptions)
+        return _net_present_values(offers, cumulative, self.yearly_rate, self.assumptions)
 
 # %% ../../nbs/core/policy.ipynb #534d9ab8
 class Policy:
@@ -160,10 +160,11 @@ class Policy:
         offers: Offers | None = None,  # as `Valuer` takes them; for a policy of money
         cumulative: np.ndarray | None = None,  # shape (n, 60, 2), as they are shown; for a policy of money
     ) -> np.ndarray:  # shape (n,); NaN where it cannot be told
-        "What the policy compares with its bar, as it is shown."
+        "What the policy compares with its bar, as it is shown. Raises `PolicyError` where a policy of money gets PDs alone."
         if not self.needs_curves:
             return pds
-        assert offers is not None and cumulative is not None, "a policy of money needs offers and curves"
+        if offers is None or cumulative is None:
+            raise PolicyError(f"the policy {self.name} compares money: give it offers and cumulative curves as well as PDs")
         return self._value(offers, cumulative).round(CENTS) + 0.0
 
     def decide(

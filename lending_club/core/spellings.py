@@ -10,7 +10,7 @@ __all__ = ['MISSING_TEXTS', 'SHOWN_IN', 'COLUMN_ALIASES', 'is_missing_text', 'fo
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from .dates import canonical_month
 from .schema import BY_NAME, Column
@@ -161,7 +161,7 @@ def _bare_number(column: Column, text: str) -> str:
 # %% ../../nbs/core/spellings.ipynb #2e368730
 def comma_meaning(
     column: Column,  # of kind `number`
-    texts: Sequence[str],  # of the column, or one of them
+    texts: Iterable[str],  # of the column, or one of them
 ) -> str:  # `thousands` or `decimal`; empty where there is no comma, or its meaning is not certain
     "What a comma stands for in a column of numbers."
     bare = [_bare_number(column, text) for text in texts if "," in text]

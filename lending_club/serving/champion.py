@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'CachedChampion', 'cache_path', 'read_cache', 'write_cache', 'next_poll_delay', 'champion_of',
-           'download_content', 'poll_outcome', 'HeldChampion', 'CachingChampion', 'RegistryChampion', 'PollingThread',
-           'ChampionPoller']
+           'download_content', 'poll_outcome', 'ChampionPoller']
 
 # %% ../../nbs/serving/champion.ipynb #be523a7d
 import gc
@@ -174,7 +173,7 @@ def poll_outcome(
         return "unreachable", f"the champion could not be loaded: {reason}"
 
 # %% ../../nbs/serving/champion.ipynb #26a47e4e
-class HeldChampion:
+class _HeldChampion:
     "The Scorer that answers, and the state of the service."
 
     def __init__(self, settings: Settings):
@@ -214,8 +213,8 @@ class HeldChampion:
         return f"MLflow at {without_password(self.settings.mlflow_tracking_uri)} has held up a poll for {seconds:.0f} s"
 
 # %% ../../nbs/serving/champion.ipynb #fbc38528
-class CachingChampion(HeldChampion):
-    "The same, started from the cache and written to it."
+class _CachingChampion(_HeldChampion):
+    "A held champion that starts from the cache and is written to it."
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -254,8 +253,8 @@ class CachingChampion(HeldChampion):
             self._to_cache = self.cache_error = None
 
 # %% ../../nbs/serving/champion.ipynb #9e836294
-class RegistryChampion(CachingChampion):
-    "The same, replaced by the registry's champion if that is another version."
+class _RegistryChampion(_CachingChampion):
+    "A cached champion that the registry's champion replaces if that is another version."
 
     def _load_champion(self) -> bool:  # whether it is another one
         settings, present = self.settings, self.scorer
@@ -272,14 +271,14 @@ class RegistryChampion(CachingChampion):
         return changed
 
 # %% ../../nbs/serving/champion.ipynb #38c3fd1a
-class PollingThread:
-    "Calls `_poll_and_pause` again and again in a thread of its own."
+class _PollingThread:
+    "Calls `_poll_once` again and again in a thread of its own."
 
     def __init__(self) -> None:
         self._wake, self._stop, self._settled = threading.Event(), threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
-    def _poll_and_pause(self) -> float:  # seconds until the next poll
+    def _poll_once(self) -> float:  # seconds until the next poll
         raise NotImplementedError
 
     def start(self) -> None:
@@ -292,7 +291,7 @@ class PollingThread:
     def _run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             self._wake.clear()
-            self._wake.wait(self._poll_and_pause())
+            self._wake.wait(self._poll_once())
 
     def wait_until_settled(
         self,
@@ -317,7 +316,7 @@ class PollingThread:
             self._thread = None
 
 # %% ../../nbs/serving/champion.ipynb #bd316ec6
-class ChampionPoller(RegistryChampion, PollingThread):
+class ChampionPoller(_RegistryChampion, _PollingThread):
     "Holds the Scorer of the current champion, and replaces it when the alias moves."
 
     def __init__(
@@ -325,8 +324,8 @@ class ChampionPoller(RegistryChampion, PollingThread):
         settings: Settings,
         observe: Callable[[str, float], None] | None = None,  # called after every poll with its outcome and seconds
     ):
-        RegistryChampion.__init__(self, settings)
-        PollingThread.__init__(self)
+        _RegistryChampion.__init__(self, settings)
+        _PollingThread.__init__(self)
         self.observe, self._failures, self._one_poll = observe, 0, threading.Lock()
 
     def poll(self) -> bool:  # whether the champion changed
@@ -350,7 +349,7 @@ class ChampionPoller(RegistryChampion, PollingThread):
                 self.observe(outcome, time.monotonic() - began)
             return self.scorer is not before
 
-    def _poll_and_pause(self) -> float:
+    def _poll_once(self) -> float:
         try:
             self.poll()
         except Exception:  # the observer's; the polling goes on

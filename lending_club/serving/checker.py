@@ -225,7 +225,7 @@ def _as_block(
         except OverflowError:
             pass
         texts = {value for value in values if type(value) is str}  # each spelling is read once
-        comma = comma_meaning(BY_NAME[name], list(texts)) if n > 1 and any("," in text for text in texts) else None
+        comma = comma_meaning(BY_NAME[name], texts) if n > 1 and any("," in text for text in texts) else None
         read = {value: read_number(RULES[name], value, comma) for value in texts}
         numbers = [read[value] if type(value) is str else read_number(RULES[name], value) for value in values]
         places = [place for place, number in enumerate(numbers) if type(number) is Reason]

@@ -60,7 +60,9 @@ def _number_schemas(
 
 def _value_schemas(rule: FieldRule) -> list[dict[str, Any]]:
     "JSON Schemas of a field's value, one or another of which holds."
-    if rule.kind == "number" and rule.minimum is not None and rule.maximum is not None:
+    if rule.kind == "number":
+        if rule.minimum is None or rule.maximum is None:
+            raise ValueError(f"{rule.name} is a number without a range: give its column in core.schema a minimum and a maximum")
         return _number_schemas(rule.minimum, rule.maximum, BY_NAME[rule.name].unit == "%")
     if rule.kind == "month":
         return [{"type": "string", "pattern": pattern} for pattern in (MONTH_PATTERN, _ISO_MONTH)]

@@ -11,6 +11,7 @@ import numpy as np
 import re
 from collections.abc import Iterator
 from pydantic_core import from_json
+from string import ascii_letters
 from typing import Any, NamedTuple
 
 # %% ../../nbs/serving/outline.ipynb #ca44b297
@@ -64,8 +65,8 @@ def _elements(
     kinds: np.ndarray,  # shape (n,), signs
     depth: np.ndarray,  # shape (n,), of brackets, after each sign
     closed: bool,  # whether the last sign is the closing bracket
-) -> tuple[np.ndarray, np.ndarray]:  # shape (n,), bool: ends of elements, and signs of a value within one
-    "What the signs of a part mean."
+) -> tuple[np.ndarray, np.ndarray]:  # shape (n,), bool: whether a sign ends an element; whether it belongs to a value inside one
+    "Which signs of a part end an element, and which belong to a value inside one."
     comma = kinds == ord(",")
     at_end = comma & (depth == 1)
     if closed:
@@ -187,6 +188,7 @@ def parse_in_parts(
 
 # %% ../../nbs/serving/outline.ipynb #9174d405
 _NO_VALUES = ("nan", "na", "none", "inf", "infinity", "undefined")  # what other programs write where JSON has null
+_LETTERS = ascii_letters.encode()
 _MAX_LINES = 100_000  # of a body in which the place of an error is looked up
 
 
@@ -203,8 +205,8 @@ def no_json_value(
         start = body.find(b"\n", start) + 1
     column = start + max(int(place[2]) - 1, 0)
     before, after = body[max(column - 10, 0) : column], body[column : column + 10]
-    left, right = re.search(rb"-?[A-Za-z]*$", before), re.match(rb"[A-Za-z]*", after)
-    word = (left[0] if left else b"") + (right[0] if right else b"")  # both match anything
+    stem, rest = before.rstrip(_LETTERS).removesuffix(b"-"), after.lstrip(_LETTERS)
+    word = before[len(stem) :] + after[: len(after) - len(rest)]
     if word.lstrip(b"-").lower().decode() not in _NO_VALUES:
         return None
     field = re.search(rb'"([^"\\]{1,100})"\s*:\s*-?[A-Za-z]*$', body[max(start, column - 200) : column])

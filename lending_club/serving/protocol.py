@@ -37,9 +37,9 @@ def _head_refusal(
 ) -> tuple[int, str] | None:  # status and reason
     "Why a complete head is refused."
     if len(url) > MAX_URL:
-        return 414, f"the URL is longer than {MAX_URL / 2**10:g} KiB"
+        return 414, f"the URL is longer than {MAX_URL / 2**10:g} KiB: send a shorter one, and applications in the body"
     if len(headers) > MAX_HEADERS:
-        return 431, f"the request has more than {MAX_HEADERS} headers"
+        return 431, f"the request has more than {MAX_HEADERS} headers: send fewer"
     if received > MAX_HEAD and sum(len(name) + len(value) for name, value in headers) > MAX_HEAD:
         return 431, _HEAD_TOO_LARGE
     return None

@@ -17,7 +17,7 @@ from itertools import starmap
 from operator import itemgetter
 from pydantic_core import from_json
 from struct import Struct, error as StructError
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from ..core.applications import ApplicationTable, NUMBER_FIELDS, TEXT_FIELDS
 from .checker import FIELDS, FieldRule, Hints, RULES, check_texts
 from lending_club.serving.outline import (
@@ -31,7 +31,7 @@ from lending_club.serving.outline import (
     parse_in_parts,
     syntax_error,
 )
-from .refusals import Batch, CollectedBatch, RequestError, check_count, check_objects
+from .refusals import Batch, CollectedBatch, RequestError, check_count, check_objects, too_many
 
 # %% ../../nbs/serving/requests.ipynb #ea4ce4de
 def _slot(rule: FieldRule) -> tuple[Any, ...]:  # name, type and, unless it is required, what stands for an absent field
@@ -244,12 +244,12 @@ def _refuse_stopped(
     body: bytes,  # a JSON array
     found: Outline,  # that a limit stopped
     limit: int,  # applications at most
-) -> None:
+) -> NoReturn:
     "Raise `RequestError` for a batch that is nested too deep, no JSON, or too large."
     if found.stopped == "depth":
         raise _not_json(syntax_error(body, found.place - MAX_DEPTH, found.place + 1), body)
     _refuse_syntax(body)  # a missing quotation mark makes elements of what is text
-    check_count(limit + 1, limit)
+    raise too_many(limit)
 
 # %% ../../nbs/serving/requests.ipynb #ffcce86a
 def _add_part(batch: CollectedBatch, part: Part) -> None:

@@ -36,18 +36,21 @@ _HEADERS = ("X-MLflow-Signature", "X-MLflow-Delivery-Id", "X-MLflow-Timestamp")
 
 def _signed_time(
     secret: str,  # that the webhook was created with
-    headers: Mapping[Any, Any],  # of the call; upper or lower case
+    headers: Mapping[str, str],  # of the call; upper or lower case
     body: bytes,
 ) -> str:  # as the header has it
     "The time of a call whose signature is right. Raises `WebhookError`."
-    given = {str(name).lower(): str(value) for name, value in headers.items()}
+    given = {name.lower(): value for name, value in headers.items()}
     missing = [name for name in _HEADERS if not given.get(name.lower())]
     if missing:
         raise WebhookError(f"the call has no {', '.join(missing)}: create the webhook with a secret")
     signature, delivery_id, timestamp = (given[name.lower()] for name in _HEADERS)
     expected = sign_webhook(secret, delivery_id, timestamp, body)
     if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogateescape")):
-        raise WebhookError("the signature is another: the webhook was created with another secret, or the call was changed")
+        raise WebhookError(
+            "the signature is another: the webhook was created with another secret, or the call was changed; "
+            "set webhook_secret to the webhook's secret, or create the webhook anew"
+        )
     return timestamp
 
 # %% ../../nbs/serving/webhook.ipynb #19950cc6
@@ -60,27 +63,30 @@ def _check_age(
 ) -> None:
     "Raise `WebhookError` if the call is not of about now."
     if not (timestamp.isascii() and timestamp.isdigit()):
-        raise WebhookError("X-MLflow-Timestamp is no time in seconds since 1970")
+        raise WebhookError("X-MLflow-Timestamp is no time in seconds since 1970: send whole seconds, as MLflow does")
     age = now - int(timestamp)
     if abs(age) > WEBHOOK_TOLERANCE:
         when = f"{age:.0f} s ago" if age > 0 else f"{-age:.0f} s in the future"
-        raise WebhookError(f"the call is of {when}, more than {WEBHOOK_TOLERANCE} s from now: it may be a recorded one")
+        raise WebhookError(
+            f"the call is of {when}, more than {WEBHOOK_TOLERANCE} s from now: it may be a recorded one; "
+            "if it is not, correct the clock of this machine or of MLflow's"
+        )
 
 # %% ../../nbs/serving/webhook.ipynb #7cc17ecd
 def check_webhook(
     secret: str,  # that the webhook was created with
-    headers: Mapping[Any, Any],  # of the call; upper or lower case
+    headers: Mapping[str, str],  # of the call; upper or lower case
     body: bytes,  # as it came
     now: float | None = None,  # seconds since 1970; the present by default
 ) -> dict[str, Any]:  # entity, action, data and so on
     "The payload of a call of MLflow's registry webhook. Raises `WebhookError`."
     if not secret:
-        raise WebhookError("no webhook_secret is set, so no call can be checked")
+        raise WebhookError("no webhook_secret is set, so no call can be checked: set it to the webhook's secret")
     _check_age(_signed_time(secret, headers, body), time.time() if now is None else now)
     try:
         payload = json.loads(body)
     except ValueError as error:
-        raise WebhookError("the body is not JSON") from error
+        raise WebhookError("the body is not JSON: send what MLflow's registry sends") from error
     if not isinstance(payload, dict):
-        raise WebhookError("the body is not a JSON object")
+        raise WebhookError("the body is not a JSON object: send what MLflow's registry sends")
     return payload
