@@ -9,13 +9,14 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from lending_club.core.files import file_digest
 from lending_club.core.registry import connect, download_version
 from lending_club.core.relocate import relocate
 from lending_club.core.settings import Settings, load_settings
+from lending_club.core.study import open_storage
 from lending_club.core.tracking import experiment_id
 
 if TYPE_CHECKING:
@@ -71,6 +73,30 @@ def make_project(folder: Path, settings: str = SMALL) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def new_databases(tmp_path_factory) -> Path:
+    "The databases of MLflow and of Optuna without anything in them, whose tables take seconds to make."
+
+    def make(folder: Path) -> Path:
+        settings = load_settings(make_project(folder / "project"))
+        connect(settings)
+        open_storage(settings.optuna_storage, settings.network).engine.dispose()
+        return settings.var
+
+    return made_once(tmp_path_factory, "new_databases", make)
+
+
+def give_databases(project: Path, new: Path) -> Path:
+    "A project with databases that are new, as its first command would make them."
+    (project / "var").mkdir()
+    for name in ("mlflow.db", "optuna.db"):
+        shutil.copy(new / name, project / "var" / name)
+    moved = "update experiments set artifact_location = replace(artifact_location, ?, ?)"
+    with closing(sqlite3.connect(project / "var" / "mlflow.db")) as database, database:
+        database.execute(moved, (new.as_uri(), (project / "var").as_uri()))
+    return project
+
+
 def copy_repository(folder: Path) -> Path:
     "A copy of the files that git knows or would add, as they are now."
     command = ["git", "ls-files", "-co", "--exclude-standard"]
@@ -93,9 +119,9 @@ def change_settings(folder: Path, **values):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
+def project(tmp_path, monkeypatch, new_databases) -> Path:
     "A project root of its own, which is also the working directory."
-    monkeypatch.chdir(make_project(tmp_path / "project"))
+    monkeypatch.chdir(give_databases(make_project(tmp_path / "project"), new_databases))
     return Path.cwd()
 
 

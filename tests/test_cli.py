@@ -34,6 +34,7 @@ def ran(tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.slow
 def test_run_ends_with_a_candidate(ran):
     folder, done = ran
     assert "candidate: version 1" in done.stdout and "roc_auc" in done.stdout
@@ -49,6 +50,7 @@ def test_run_ends_with_a_candidate(ran):
     assert {r.info.run_name: r.info.status for r in runs} == {k: "FINISHED" for k in ("search", "trial 0", "train")}
 
 
+@pytest.mark.slow
 def test_a_version_says_where_it_comes_from(ran):
     folder, _ = ran
     settings = load_settings(folder)
@@ -71,6 +73,7 @@ def test_a_version_says_where_it_comes_from(ran):
     assert {"roc_auc", "pr_auc", "ks", "brier", "ece", "approval_rate", "accepted_bad_rate"} <= set(card["metrics"]["network"])
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_story_in_mlflow(ran):
     folder, _ = ran
     settings = load_settings(folder)
@@ -90,6 +93,7 @@ def test_a_run_tells_its_story_in_mlflow(ran):
     assert runs["trial 0"].data.tags["state"] == "complete" and runs["trial 0"].data.metrics["duration_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_report_without_lessons(ran):
     folder, done = ran
     for path in (folder / "var" / "runs").rglob("*.ipynb"):
@@ -158,8 +162,8 @@ def test_a_studys_name_does_not_change_with_the_code_that_reads(settings, tmp_pa
     assert (study_name(settings, "0" * 64, copy) == before) == same
 
 
-def test_promote_moves_the_alias_and_shows_both(ran):
-    folder, _ = ran
+def test_promote_moves_the_alias_and_shows_both(stocked):
+    folder = stocked.root
     first = lending_club("promote", "--if-no-champion", cwd=folder, warm=False)
     assert first.returncode == 0 and "champion: version 1" in first.stdout and "roc_auc" in first.stdout
     kept = lending_club("promote", "--if-no-champion", cwd=folder)
@@ -199,6 +203,7 @@ def run_notebook(stage: str, out: Path, *parameters):
         assert running.wait(600) == 0, log.read_text()[-2_000:]
 
 
+@pytest.mark.slow
 def test_papermill_runs_a_stage_alone_from_anywhere(project):
     out = project / "elsewhere" / "out.ipynb"
     run_notebook("01_clean", out, "-p", "train_end", "2015-07-01")
@@ -222,6 +227,7 @@ def test_papermill_trains_and_promotes_from_anywhere(project):
     assert version_by_alias(settings, connect(settings), "candidate") is None
 
 
+@pytest.mark.slow
 def test_a_training_on_the_sample_as_a_file_gives_the_same_again(stocked, stock):
     "The file holds the loans of the built-in sample, and the same seed gives the same metrics and the next version."
     done = lending_club("sample", "--rows", 5000, "loans.csv.gz", cwd=stocked.root, warm=False)
@@ -269,6 +275,7 @@ def test_bad_setting_names_its_place_and_help_still_works(project):
 
 
 def test_folder_that_cannot_be_written(project):
+    shutil.rmtree(project / "var")
     (project / "var").write_text("a file where the folder should be")
     assert "cannot be written" in last_error(lending_club("run", cwd=project))
 

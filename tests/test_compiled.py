@@ -97,6 +97,7 @@ def plain_perceptron():
     return fit_pipeline(splits, default_parameters(settings.network), settings, progress=False), splits
 
 
+@pytest.mark.slow
 def test_the_plain_perceptron_compiles_too(plain_perceptron):
     pipeline, splits = plain_perceptron
     compiled = compile_pipeline(pipeline)
@@ -111,6 +112,7 @@ def test_the_plain_perceptron_compiles_too(plain_perceptron):
     assert np.ptp(expected) > 0.2, "the applications do not differ enough to show anything"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["tabm", "mlp"])
 def test_real_loans_get_the_pipelines_probability(real_data, network):
     loans = clean_loans(read_loans(real_data / "accepted_sample_2007_to_2018.csv.gz"))

@@ -79,6 +79,7 @@ def test_an_earlier_release_keeps_its_curves():
             check_curves(GOLDEN / release)
 
 
+@pytest.mark.slow
 def test_the_golden_version_of_the_next_release(of_now, tmp_path):
     check_pds(of_now)
     check_curves(of_now)

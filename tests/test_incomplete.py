@@ -51,6 +51,7 @@ def sets_of(pipeline) -> list[tuple[str, ...]]:
     return [tuple(row["field"].split(" and ")) for row in pipeline[-1].imputation_]
 
 
+@pytest.mark.slow
 def test_leaving_out_a_field_does_not_pay(sample):
     splits, careful, plain = sample
     loans, fields = some(splits.test), fields_of(careful)
@@ -61,6 +62,7 @@ def test_leaving_out_a_field_does_not_pay(sample):
     assert who_gains(plain, loans, "dti") > 0.2, "the plain way shows the fault, or else this shows nothing"
 
 
+@pytest.mark.slow
 def test_leaving_out_what_speaks_against_one_does_not_pay(sample):
     splits, careful, _ = sample
     burdened = splits.test[splits.test["dti"] > 25]
@@ -69,6 +71,7 @@ def test_leaving_out_what_speaks_against_one_does_not_pay(sample):
     assert who_gains(careful, low, "fico_range_low", "fico_range_high") <= 0.1
 
 
+@pytest.mark.slow
 def test_stating_no_income_does_not_pay(sample):
     splits, careful, _ = sample
     for loans in (some(splits.test), splits.test.nsmallest(500, "annual_inc")):
@@ -76,6 +79,7 @@ def test_stating_no_income_does_not_pay(sample):
         assert np.mean(p - without > 0.005) <= 0.05
 
 
+@pytest.mark.slow
 def test_complete_applications_keep_their_pds(sample):
     splits, careful, plain = sample
     complete = splits.test.dropna(subset=fields_of(careful))
@@ -83,6 +87,7 @@ def test_complete_applications_keep_their_pds(sample):
     np.testing.assert_array_equal(careful.predict_proba(complete), plain.predict_proba(complete))
 
 
+@pytest.mark.slow
 def test_a_file_without_the_fields_is_not_refused_as_a_whole(sample):
     splits, careful, _ = sample
     loans = some(splits.test)
@@ -90,6 +95,7 @@ def test_a_file_without_the_fields_is_not_refused_as_a_whole(sample):
     assert with_all - 0.02 < without < with_all + 0.12
 
 
+@pytest.mark.slow
 def test_service_and_pipeline_impute_alike(sample):
     splits, careful, _ = sample
     compiled = compile_pipeline(careful)
@@ -103,6 +109,7 @@ def test_service_and_pipeline_impute_alike(sample):
     np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_given_field_that_makes_no_feature_is_not_imputed(sample):
     splits, careful, plain = sample
     loans = some(splits.test, 100).assign(emp_length="n/a").dropna(subset=fields_of(careful))

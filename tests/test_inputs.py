@@ -40,6 +40,7 @@ def version(request, tmp_path_factory):
     return settings, result, Scorer.load(files, result.version)
 
 
+@pytest.mark.slow
 def test_no_price_changes_a_pd(version):
     _, result, scorer = version
     loans = result.splits.test.head(300)
@@ -58,6 +59,7 @@ def test_no_price_changes_a_pd(version):
     np.testing.assert_array_equal(result.pipeline.predict_proba(loans.drop(columns=list(PRICE)))[:, 1], expected)
 
 
+@pytest.mark.slow
 def test_an_application_may_state_its_price_or_not(version):
     _, _, scorer = version
     without = {name: value for name, value in EXAMPLE_APPLICATION.items() if name not in PRICE}
@@ -65,6 +67,7 @@ def test_an_application_may_state_its_price_or_not(version):
     assert answer == scorer.score([EXAMPLE_APPLICATION])[0] and not PRICE & set(answer["imputed"])
 
 
+@pytest.mark.slow
 def test_a_version_names_only_what_it_uses(version):
     settings, result, _ = version
     inputs, encoder = result.card["inputs"], result.pipeline["encode"]
@@ -76,6 +79,7 @@ def test_a_version_names_only_what_it_uses(version):
     assert not [row["field"] for row in result.card["imputation"] if PRICE & set(row["field"].split(" and "))]
 
 
+@pytest.mark.slow
 def test_the_registry_knows(version, tmp_path):
     settings, result, _ = version
     registered = version_by_alias(settings, connect(settings), settings.candidate_alias)
@@ -90,6 +94,7 @@ def test_the_registry_knows(version, tmp_path):
     assert not PRICE & set(json.loads(reference.read_text())["inputs"])
 
 
+@pytest.mark.slow
 def test_what_needs_the_price_still_has_it(version):
     _, result, _ = version
     assert PRICE <= set(result.splits.test), "the cleaned loans keep their columns"
@@ -97,6 +102,7 @@ def test_what_needs_the_price_still_has_it(version):
     assert {name.split(",")[0] for name in result.metrics.index} >= {"network", "logistic regression"}
 
 
+@pytest.mark.slow
 def test_search_and_training_fit_on_the_same_matrix(version):
     settings, result, _ = version
     prepare, parts = fit_preprocessing(result.splits, settings)

@@ -23,6 +23,7 @@ def refuse(*_):
     raise ExportError("PyTorch cannot write the network as an ONNX graph (for this test)")
 
 
+@pytest.mark.slow
 def test_a_refused_export_leaves_the_pipeline_in_the_run(settings, stock, monkeypatch):
     client = connect(settings)
     with monkeypatch.context() as broken:
@@ -81,6 +82,7 @@ def failed_stage(settings) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_stage_whose_process_is_killed_behind_its_fit_names_the_command(tmp_path, capfd):
     settings = load_settings(project_that(tmp_path / "project", "killed"))
     said, client = failed_stage(settings), connect(settings)
@@ -91,6 +93,7 @@ def test_a_stage_whose_process_is_killed_behind_its_fit_names_the_command(tmp_pa
     assert client.get_run(kept).info.status == "KILLED" and not list((settings.var / "tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_behind_its_fit_names_the_command_and_the_next_one_no_older_fit(tmp_path):
     project = project_that(tmp_path / "project", "failed")
     settings = load_settings(project)

@@ -15,7 +15,8 @@ from lending_club.core.sample import draw
 from lending_club.core.schema import BY_NAME, COLUMNS
 
 ROWS = 1_000
-SOURCES = ("sample", "accepted_2007_to_2011.csv.gz", "accepted_sample_2007_to_2018.csv.gz")
+REAL = ("accepted_2007_to_2011.csv.gz", "accepted_sample_2007_to_2018.csv.gz")
+SOURCES = ("sample", *(pytest.param(name, marks=pytest.mark.slow) for name in REAL))
 MONTHS = [column.name for column in COLUMNS if column.kind == "month" and column.at_origination]
 RATES = [column.name for column in COLUMNS if column.unit == "%" and column.role == "input"]
 

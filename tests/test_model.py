@@ -195,6 +195,7 @@ def test_the_plain_network_goes_through_the_chain(settings):
     assert mlp.card["network"]["validation_loss"] < 1.1 * mlp.card["network"]["base_hazards_loss"]
 
 
+@pytest.mark.slow
 def test_several_seeds_and_the_plain_network_of_a_final_status_go_through_the_chain(settings):
     several = train(dataclasses.replace(settings, seeds=2))
     assert several.card["network"]["seeds"] == 2 and len(several.card["network"]["epochs"]) == 2

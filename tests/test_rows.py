@@ -24,7 +24,8 @@ from lending_club.serving.requests import read_application, read_json_batch
 from lending_club.train import fit_pipeline
 
 ROWS = 200
-SOURCES = ("sample", "accepted_2007_to_2011.csv.gz", "accepted_sample_2007_to_2018.csv.gz")
+REAL = ("accepted_2007_to_2011.csv.gz", "accepted_sample_2007_to_2018.csv.gz")
+SOURCES = ("sample", *(pytest.param(name, marks=pytest.mark.slow) for name in REAL))
 
 
 @pytest.fixture(scope="module")

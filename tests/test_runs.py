@@ -21,6 +21,7 @@ import pytest
 from conftest import (
     COMMAND,
     clean_environment,
+    give_databases,
     last_error,
     lending_club,
     make_project,
@@ -36,7 +37,6 @@ from lending_club.core.pipeline import STAGES, run_stage, stage_key
 from lending_club.core.registry import connect
 from lending_club.core.sample import draw
 from lending_club.core.settings import load_settings
-from lending_club.core.study import open_storage
 from lending_club.core.tracking import experiment_id, log_loans, record_run
 
 TINY = "sample_rows = 3000\nepochs = 1\npoll_interval = 0.3\n"
@@ -88,7 +88,6 @@ def ran(tmp_path_factory):
 OPEN_BOTH = """
 from lending_club.core.registry import connect
 from lending_club.core.settings import load_settings
-from lending_club.core.study import open_storage
 
 settings = load_settings()
 open_storage(settings.optuna_storage, settings.network)
@@ -96,6 +95,7 @@ connect(settings)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_processes_that_make_the_tables_at_once(project, request, database):
     where = {}
@@ -135,6 +135,7 @@ def test_runs_of_the_same_loans_at_once(settings, request, database):
             }
 
 
+@pytest.mark.slow
 def test_the_second_of_two_runs_waits_and_finds_nothing_to_do(ran):
     folder, said = ran
     worked, waited = sorted(said, key=lambda text: "waiting for it" in text)
@@ -157,6 +158,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.slow
 def test_kernels_at_the_same_time_do_not_hear_each_other(tmp_path):
     project = quick_project(tmp_path / "project", stage_00=["import time", "time.sleep(0.5)", "print('mine')"])
     environments = [clean_environment(VAR_DIR=name) for name in ("var", "other", "var", "other")]
@@ -324,10 +326,8 @@ def test_a_copy_works_on_its_own_files(ran, tmp_path):
 
 
 @pytest.mark.parametrize("original_stays, says", [(True, "belongs to another project"), (False, "does not exist")])
-def test_artifacts_that_did_not_come_along_are_asked_for(ran, tmp_path, original_stays, says):
-    folder, _ = ran
-    original = Path(shutil.copytree(folder, tmp_path / "original"))
-    connect(load_settings(original))
+def test_artifacts_that_did_not_come_along_are_asked_for(stock, tmp_path, original_stays, says):
+    original = stock.copy_to(tmp_path / "original").root
     other = quick_project(tmp_path / "other")
     (other / "var").mkdir()
     shutil.copy(original / "var" / "mlflow.db", other / "var")
@@ -361,8 +361,8 @@ def test_artifacts_that_did_not_come_along_are_asked_for(ran, tmp_path, original
         ("data_path = loans.csv", "there is no file"),
     ],
 )
-def test_a_setting_that_cannot_work_is_named_before_the_first_stage(tmp_path, setting, says):
-    done = lending_club("run", cwd=quick_project(tmp_path / "project", f"{TINY}{setting}\n"))
+def test_a_setting_that_cannot_work_is_named_before_the_first_stage(tmp_path, new_databases, setting, says):
+    done = lending_club("run", cwd=give_databases(quick_project(tmp_path / "project", f"{TINY}{setting}\n"), new_databases))
     assert says in last_error(done) and "[1/5]" not in done.stderr
 
 
@@ -373,8 +373,8 @@ def test_a_setting_that_cannot_work_is_named_before_the_first_stage(tmp_path, se
         (["Fully Paid", "Current"], "no bad ones"),
     ],
 )
-def test_loans_that_cannot_be_learnt_from_are_refused_before_the_first_stage(tmp_path, statuses, says):
-    project, loans = quick_project(tmp_path / "project"), draw(300).loans
+def test_loans_that_cannot_be_learnt_from_are_refused_before_the_first_stage(tmp_path, new_databases, statuses, says):
+    project, loans = give_databases(quick_project(tmp_path / "project"), new_databases), draw(300).loans
     loans["loan_status"] = [statuses[i % len(statuses)] for i in range(len(loans))]
     loans.to_csv(project / "loans.csv", index=False)
     done = lending_club("run", "--data", "loans.csv", cwd=project)
@@ -383,8 +383,8 @@ def test_loans_that_cannot_be_learnt_from_are_refused_before_the_first_stage(tmp
     assert "[1/5]" not in done.stderr and not list((project / "var").rglob("*.ipynb"))
 
 
-def test_what_was_noticed_while_reading_is_said_before_the_first_stage(tmp_path):
-    project = quick_project(tmp_path / "project", stage_00=["1 / 0"])
+def test_what_was_noticed_while_reading_is_said_before_the_first_stage(tmp_path, new_databases):
+    project = give_databases(quick_project(tmp_path / "project", stage_00=["1 / 0"]), new_databases)
     folder = project / "quarters"
     folder.mkdir()
     loans = draw(3_000).loans
@@ -402,8 +402,8 @@ def test_what_was_noticed_while_reading_is_said_before_the_first_stage(tmp_path)
     assert all(text in said[1].stderr for _, text in clean.notes) and len(clean.notes) >= 4
 
 
-def test_a_deleted_experiment_is_named_before_the_first_stage(tmp_path):
-    project = quick_project(tmp_path / "project")
+def test_a_deleted_experiment_is_named_before_the_first_stage(tmp_path, new_databases):
+    project = give_databases(quick_project(tmp_path / "project"), new_databases)
     settings = load_settings(project)
     client = connect(settings)
     number = experiment_id(settings, client)
@@ -424,11 +424,8 @@ def test_a_deleted_experiment_is_named_before_the_first_stage(tmp_path):
         ("optuna.db", None, "optuna.db cannot be opened"),
     ],
 )
-def test_a_database_of_another_release_is_named_before_the_first_stage(tmp_path, file, schema, says):
-    project = quick_project(tmp_path / "project")
-    settings = load_settings(project)
-    connect(settings)
-    open_storage(settings.optuna_storage, settings.network).engine.dispose()
+def test_a_database_of_another_release_is_named_before_the_first_stage(tmp_path, new_databases, file, schema, says):
+    project = give_databases(quick_project(tmp_path / "project"), new_databases)
     if schema is None:
         (project / "var" / file).write_bytes(b"no database" * 1000)
     else:
@@ -438,9 +435,8 @@ def test_a_database_of_another_release_is_named_before_the_first_stage(tmp_path,
     assert says in last_error(done) and "[1/5]" not in done.stderr
 
 
-def test_registering_a_run_that_is_not_there_names_it(ran):
-    folder, _ = ran
-    assert "no-such-run" in last_error(lending_club("register", "no-such-run", cwd=folder))
+def test_registering_a_run_that_is_not_there_names_it(settings):
+    assert "no-such-run" in last_error(lending_club("register", "no-such-run", cwd=settings.root))
 
 
 # --- nothing that looks like an error

@@ -43,6 +43,7 @@ def real(real_data):
     return read_loans(real_data / "accepted_sample_2007_to_2018.csv.gz", columns="all")
 
 
+@pytest.mark.slow
 def test_sample_is_like_the_loans_it_was_fitted_from(real):
     issued = np.tile(parse_month(real["issue_d"].to_numpy()), 20)
     compared = compare_with_real(real, draw(len(issued), 11, issued=issued).loans)
@@ -55,6 +56,7 @@ def test_sample_is_like_the_loans_it_was_fitted_from(real):
     assert grades.loc[~large, "difference"].abs().max() <= 0.05
 
 
+@pytest.mark.slow
 def test_the_package_has_the_tables_that_the_real_loans_give(real):
     again = json.loads(json.dumps(fit_tables(real)))
     shipped = json.loads(TABLES.read_text())
