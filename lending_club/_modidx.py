@@ -1522,6 +1522,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'lending_club/core/preprocess.py'),
                                               'lending_club.core.preprocess._EncodesByTables.__getstate__': ( 'core/preprocess.html#_encodesbytables.__getstate__',
                                                                                                               'lending_club/core/preprocess.py'),
+                                              'lending_club.core.preprocess._EncodesByTables.__setstate__': ( 'core/preprocess.html#_encodesbytables.__setstate__',
+                                                                                                              'lending_club/core/preprocess.py'),
                                               'lending_club.core.preprocess._EncodesByTables.get_feature_names_out': ( 'core/preprocess.html#_encodesbytables.get_feature_names_out',
                                                                                                                        'lending_club/core/preprocess.py'),
                                               'lending_club.core.preprocess._EncodesByTables.transform': ( 'core/preprocess.html#_encodesbytables.transform',

@@ -8,6 +8,7 @@ __all__ = ['application_frame', 'FeatureBuilder', 'QuantileNormal', 'frequent_ca
 
 # %% ../../nbs/core/preprocess.ipynb #4f4c770e
 import copy
+import json
 
 import numpy as np
 import pandas as pd
@@ -154,7 +155,15 @@ class _EncodesByTables(TransformerMixin, BaseEstimator):
         return self._encoding.encode(numbers, {name: X[name].tolist() for name in self.categorical_})
 
     def __getstate__(self):
-        return {name: value for name, value in super().__getstate__().items() if name != "_encoding"}  # made anew
+        state = {name: value for name, value in super().__getstate__().items() if name != "_encoding"}  # made anew
+        if "tables_" in state:  # a saved Pipeline holds them as one text: skops would describe each of 40,000 numbers
+            state["tables_"] = json.dumps(state["tables_"])
+        return state
+
+    def __setstate__(self, state: dict):
+        if isinstance(state.get("tables_"), str):
+            state = state | {"tables_": json.loads(state["tables_"])}
+        super().__setstate__(state)
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         "Names of the matrix' columns."
