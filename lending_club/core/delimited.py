@@ -153,20 +153,17 @@ class TextSections(TextBlocks):
         if self.waiting:
             end = block.find(b"\n", begin) + 1 or len(block)
             self.rest = block[end:] + self.rest
-            self.header_line = block[begin:end]
-            block = block[:begin]
+            self.header_line, block = block[begin:end], block[:begin]
         return double_quotes(self._count(block), self.layout)
 
     def first_section(self) -> Layout:
         "The layout of the first section. Raises `DataError` or `NotATable` where a file has no header."
         block = self._block(_CHUNK >> 3)
-        layout, end, lines = _first_header(block)
-        if layout is None:
+        self.layout, end, lines = _first_header(block)
+        if self.layout is None:
             refuse_without_header([line for line in lines if line.strip()], self.name)
-        self.layout = layout
-        self.lines += len(lines)
-        self.rest = block[end:] + self.rest
-        return layout
+        self.lines, self.rest = self.lines + len(lines), block[end:] + self.rest
+        return self.layout
 
     def next_section(self) -> Layout | None:
         "The layout of the next section, also of the first; None at the end."
