@@ -322,8 +322,8 @@ def check_readings(
         required = column.name in REQUIRED_IN_FILE
         lost = reading.filled - reading.read
         words = (
-            f"{source}, loan {reading.row}: {column.name} is {reading.unread!r}, which cannot be read; so are {lost:,} of "
-            f"{reading.filled:,} filled values ({reading.unread_share:.1%}); what is read: {_what(column)}"
+            f"{source}, loan {reading.row}: {column.name} is {reading.unread!r}, which cannot be read; {lost:,} of "
+            f"{reading.filled:,} filled values ({reading.unread_share:.1%}) are unreadable; what is read: {_what(column)}"
         )
         limit = NEGLIGIBLE if required and column.name != "loan_status" else TOLERATED
         if (required or column.role in ("input", "protected")) and reading.unread_share > limit:

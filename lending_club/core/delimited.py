@@ -98,6 +98,11 @@ class TextBlocks:
         self.rest = last[end:]
         return as_utf8(b"".join([*pieces, memoryview(last)[:end]]))
 
+    def _count(self, block: bytes) -> bytes:
+        lines, blank = count_lines(block)
+        self.lines, self.blank = self.lines + lines, self.blank + blank
+        return block
+
 # %% ../../nbs/core/delimited.ipynb #0debbd4e
 # what every header has and hardly any loan: the name of the amount, or of the status, up to a separator; in lower case
 _IN_HEADER = re.compile(rb"""loan(?:[^\w\n]|_)*(?:am(?:ou)?nt|status)\s*["',;\t|\n]""")
@@ -138,11 +143,6 @@ class TextSections(TextBlocks):
         super().__init__(stream, name)
         self.layout: Layout | None = None  # the section's
         self.waiting: Layout | None = None  # of the header ahead
-
-    def _count(self, block: bytes) -> bytes:
-        lines, blank = count_lines(block)
-        self.lines, self.blank = self.lines + lines, self.blank + blank
-        return block
 
     def read(self, size: int = _CHUNK) -> bytes:
         "The section's next lines; empty at its end."

@@ -186,7 +186,7 @@ def fields_together(
     fields: list[str],  # as `fields_tried` gives them
     left: list[str],  # features that no field lacks alone
 ) -> list[tuple[str, ...]]:
-    "Fields that stand in for each other, as grade and sub-grade do: a feature lacks only without all of them."
+    "Fields that stand in for each other, as grade and sub-grade do: a feature is missing only without all of them."
     apart = [field for field in fields if field not in category_features(use_addr_state=True)]  # each has its own
     together = {tuple(field for field in apart if field in columns_read([name])) for name in left}
     return sorted(own for own in together if len(own) > 1)

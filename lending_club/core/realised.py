@@ -100,12 +100,13 @@ def fit_recoveries(
     found = {"recovery_rate": float(stand_in), "loans": 0, "owed": 0.0}
     before = until - pd.DateOffset(months=months)
     if payments is None or "end_month" not in loans:
-        return found | {"source": "the setting recovery_rate: the file does not tell when loans were charged off"}
+        lacking = "what its loans paid" if payments is None else "when loans were charged off"
+        return found | {"source": f"the setting recovery_rate: the file does not tell {lacking}"}
     counts = ((loans["default"] == 1) & (loans["end_month"] < before) & (loans["issue_month"] < until)).to_numpy()
     own = payments.loc[counts, ["owed", "recovered"]].dropna().astype(float)
     found |= {"loans": len(own), "owed": float(own["owed"].sum())}
     if len(own) < LEAST_CHARGED_OFF or not found["owed"]:
-        words = f"the setting recovery_rate: {len(own)} loans were charged off before {before:%Y-%m} and tell their recoveries"
+        words = f"the setting recovery_rate: {len(own)} loans with known recoveries were charged off before {before:%Y-%m}"
         return found | {"source": f"{words}; {LEAST_CHARGED_OFF} are needed"}
     rate = float(np.clip(own["recovered"].sum() / found["owed"], 0, 1))
     words = f"{len(own):,} loans charged off before {before:%Y-%m}; approximate, as undated recoveries include later ones"

@@ -45,11 +45,11 @@ def drop_repeated_ids(
     last = order[np.append(loan[order][1:] != loan[order][:-1], True)]
     dropped, other = len(part) - len(first), len(first) - part["id"].nunique()
     if other > dropped:
-        log.warning("the column id numbers different loans alike, such as %r twice: it was not used", part["id"].iloc[0])
+        log.warning("the column id has the same value for different loans, such as %r: it was not used", part["id"].iloc[0])
         return raw
     if other:
         log.warning("%d loans have the id of another loan; they are kept", other)
-    log.warning("%d loans are there twice, by their id; the row with the latest state is used", dropped)
+    log.warning("%d loans are in the file twice, by their id; the row with the latest state is used", dropped)
     rows = np.arange(len(raw))
     rows[first] = places[last]
     return raw.iloc[np.delete(rows, np.setdiff1d(places, first))].reset_index(drop=True)
