@@ -43,12 +43,13 @@ SMALL = "sample_rows = 5000\nepochs = 5\npoll_interval = 0.3\n"
 hypothesis.settings.register_profile("shared", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("shared")
 
-LONGEST = ("test_cli.py", "test_api.py", "test_runs.py", "test_champion.py", "test_incomplete.py", "test_openapi.py")
+# the first makes the two versions that most others wait for, the next two need none of them; then the longest
+FIRST = ("test_api.py", "test_time_principle.py", "test_model.py", "test_champion.py", "test_cli.py", "test_runs.py")
 
 
 def pytest_collection_modifyitems(items):
-    "Start with the longest files, so that no worker is left alone with one of them at the end."
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    "Let no worker wait for another at the start, nor be left alone with a long file at the end."
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
 def clean_environment(**extra) -> dict:

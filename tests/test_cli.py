@@ -289,7 +289,7 @@ def test_mlflow_that_does_not_answer(project, command):
 def test_mlflow_that_takes_the_connection_and_says_nothing(project):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        error = last_error(lending_club("run", cwd=project, timeout=30, MLFLOW_TRACKING_URI=uri))
+        error = last_error(lending_club("run", cwd=project, timeout=30, MLFLOW_TRACKING_URI=uri, REGISTRY_TIMEOUT="1"))
     assert f"the MLflow server {uri} does not answer" in error
 
 
@@ -349,6 +349,7 @@ def test_a_run_that_fails_while_logging_is_marked_and_moves_no_alias(stocked, st
     assert str(version_by_alias(settings, client, "champion").version) == stock.first.version
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_says_so(project):
     with process(COMMAND, "run", cwd=project, log=project / "run.log") as running:
         wait_until(lambda: list((project / "var").rglob("00_explore.ipynb")), what="the first stage")

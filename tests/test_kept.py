@@ -44,6 +44,7 @@ def test_a_refused_export_leaves_the_pipeline_in_the_run(settings, stock, monkey
     assert continued.card["metrics"]["network"] == at_once.card["metrics"]["network"]
 
 
+@pytest.mark.slow
 def test_the_command_continues_a_run(stocked, stock):
     done = lending_club("register", stock.first.run_id, cwd=stocked.root, warm=False)
     assert done.returncode == 0 and "version 3" in done.stdout, (done.stdout, done.stderr)

@@ -149,7 +149,9 @@ print(json.dumps(model.predict(pd.read_parquet({str(tmp_path / "raw.parquet")!r}
 minimal = pd.DataFrame({{"loan_amnt": [5000.0], "term": [" 36 months"], "annual_inc": [5e4]}})
 print(json.dumps(model.predict(minimal).tolist()))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(PYTHONPATH=""), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.strip().split("\n")[-2:]
     assert json.loads(first) == expected
