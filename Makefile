@@ -41,7 +41,7 @@ test: $(STAMP)  ## every notebook and every test but the slow ones; COVERAGE=1 f
 	$(BIN)/nbdev_test --do-print --timing
 	$(PYTEST) $(PARALLEL) $(if $(COVERAGE),--cov) -m 'not slow and not stack'
 
-test-slow: $(STAMP)  ## the tests that take minutes
+test-slow: $(STAMP)  ## the tests that train networks or run stages of their own
 	$(PYTEST) $(PARALLEL) -m 'slow'
 
 test-stack: $(STAMP)  ## the stack built, used, broken and restored, where a container engine answers

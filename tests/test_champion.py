@@ -134,7 +134,7 @@ class Wire:
 def widen(settings, splits):
     "Fit and register a network that also reads the borrower's state; its version, Pipeline and card."
     wide = replace(settings, use_addr_state=True)
-    pipeline = fit_pipeline(splits, default_parameters(wide.network, "time_to_event"), wide, progress=False)
+    pipeline = fit_pipeline(splits, default_parameters(wide.network, "time_to_event"), wide, progress=False, cautious=False)
     columns = pipeline_columns(use_addr_state=True)
     inputs = {"columns": list(columns), "used": list(columns), "required": list(REQUIRED_IN_APPLICATION), "always_present": []}
     card = {"threshold": pipeline[-1].threshold_, "inputs": inputs, "settings": wide.recorded}

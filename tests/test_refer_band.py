@@ -101,6 +101,7 @@ def run() -> SimpleNamespace:
     )
 
 
+@pytest.mark.slow
 def test_the_outcomes_of_a_fold_do_not_change_its_own_pds(run, monkeypatch):
     fold = run.unseen["fold"].to_numpy()
     own = run.unseen.index[fold == 0]
@@ -116,6 +117,7 @@ def test_the_outcomes_of_a_fold_do_not_change_its_own_pds(run, monkeypatch):
     assert again.loc[others, "p12"].mean() > 2 * run.unseen.loc[others, "p12"].mean()
 
 
+@pytest.mark.slow
 def test_each_loan_that_counts_has_one_fold_and_each_fold_its_share_of_bad_loans(run):
     unseen, splits = run.unseen, run.splits
     latest = splits.loans.loc[unseen.index, "issue_month"].max()
@@ -128,11 +130,13 @@ def test_each_loan_that_counts_has_one_fold_and_each_fold_its_share_of_bad_loans
     assert refer_band.fold_of(unseen["bad"], 3, run.settings.seed + 1).tolist() != again.tolist()
 
 
+@pytest.mark.slow
 def test_an_assembled_pipeline_gives_the_same_pds(run):
     pipeline = assemble_timed(run.splits, run.fitted, cautious=False)
     pd.testing.assert_frame_equal(refer_band.out_of_fold_pds(run.splits, pipeline, run.settings, folds=3), run.unseen)
 
 
+@pytest.mark.slow
 def test_a_run_has_a_table_and_its_report(run):
     table, report = refer_band.fit_refer_band(run.splits, run.fitted, run.settings, folds=3)
     assert table == fit_sets(run.unseen["p12"], run.unseen["bad"], 0.9, "class_conditional")
@@ -143,6 +147,7 @@ def test_a_run_has_a_table_and_its_report(run):
     assert report["by_set"].loc[["both", "none"], "loans"].sum() == referred.sum()
 
 
+@pytest.mark.slow
 def test_what_cannot_have_a_band_is_refused(run):
     off = dataclasses.replace(run.settings, refer_band="off")
     with pytest.raises(ReferBandError, match="refer_band is off"):

@@ -9,19 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lending_club.clean import clean_with_rows, load_clean, temporal_split
+from lending_club.clean import clean_with_rows
 from lending_club.core.compile import compile_pipeline
 from lending_club.core.data import read_loans
-from lending_club.core.hyperparameters import default_parameters
 from lending_club.core.months import parse_month
 from lending_club.core.outcomes import FINAL_STATUSES
 from lending_club.core.sample import draw
 from lending_club.core.schema import BY_NAME
-from lending_club.core.settings import scratch_settings
 from lending_club.serving.consistency import contradictions
 from lending_club.serving.csv_requests import read_csv_batch
 from lending_club.serving.requests import read_application, read_json_batch
-from lending_club.train import fit_pipeline
 
 ROWS = 200
 REAL = ("accepted_2007_to_2011.csv.gz", "accepted_sample_2007_to_2018.csv.gz")
@@ -29,12 +26,9 @@ SOURCES = ("sample", *(pytest.param(name, marks=pytest.mark.slow) for name in RE
 
 
 @pytest.fixture(scope="module")
-def pipeline():
+def pipeline(stock):
     "A small network, and its form for the service."
-    settings = scratch_settings(sample_rows=4_000, epochs=2)
-    splits = temporal_split(load_clean(settings).loans, settings.train_end, settings.val_end)
-    fitted = fit_pipeline(splits, default_parameters(settings.network), settings, progress=False)
-    return fitted, compile_pipeline(fitted)
+    return stock.first.pipeline, compile_pipeline(stock.first.pipeline)
 
 
 @pytest.fixture(scope="module", params=SOURCES)

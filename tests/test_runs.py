@@ -109,7 +109,7 @@ def test_processes_that_make_the_tables_at_once(project, request, database):
     assert codes == [0, 0, 0], [log.read_text()[-1_000:] for log in logs]
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_runs_of_the_same_loans_at_once(settings, request, database):
     "Each makes the experiment, and the datasets, that the others make at that moment."
     if database == "postgresql":
@@ -383,6 +383,7 @@ def test_loans_that_cannot_be_learnt_from_are_refused_before_the_first_stage(tmp
     assert "[1/5]" not in done.stderr and not list((project / "var").rglob("*.ipynb"))
 
 
+@pytest.mark.slow
 def test_what_was_noticed_while_reading_is_said_before_the_first_stage(tmp_path, new_databases):
     project = give_databases(quick_project(tmp_path / "project", stage_00=["1 / 0"]), new_databases)
     folder = project / "quarters"

@@ -146,7 +146,7 @@ def third_is_training(settings, clean) -> bool:
     return len(study.trials) == 3 and bool(study.trials[2].intermediate_values) and not study.trials[2].state.is_finished()
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_those_who_share_a_study_run_its_total_and_no_more(settings, request, database):
     if database == "postgresql":
         settings = dataclasses.replace(settings, optuna_storage=new_database(request.getfixturevalue("postgres"), "turns"))

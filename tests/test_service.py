@@ -133,6 +133,7 @@ def test_curl_as_the_readme_writes_it(stocked, tmp_path):
         assert errors["fico_range_low"]["value"] == 9000 and errors["fico_range_low"]["allowed"].startswith("a number from 300")
 
 
+@pytest.mark.slow
 def test_pyfunc_loads_where_the_package_is_not_installed(stocked, stock, tmp_path):
     settings, trained = stocked, stock.first
     raw = trained.splits.test[trained.card["inputs"]["columns"]].head(20)

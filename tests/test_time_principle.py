@@ -113,6 +113,7 @@ def sample() -> pd.DataFrame:
     return loans
 
 
+@pytest.mark.slow
 def test_the_future_of_the_sample_reaches_nothing(sample):
     check_principle(sample, settings_of("time_to_event"))
 
@@ -123,6 +124,7 @@ def test_the_future_of_real_loans_reaches_nothing(real_data):
     check_principle(raw, settings_of("time_to_event", train_end=date(2010, 4, 1), val_end=date(2010, 10, 1)))
 
 
+@pytest.mark.slow
 def test_final_statuses_are_labels_from_the_future(sample):
     "The same scramble changes the PDs of a model of final statuses."
     settings = settings_of("final_status")

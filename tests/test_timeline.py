@@ -216,6 +216,7 @@ def network():
     return HazardAverage(net).fit(*given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", TERMS)
 def test_the_network_comes_back_to_the_truth(network, term):
     each = pd.DataFrame({"group": [0, 1, 2], "term": f" {term} months"})
