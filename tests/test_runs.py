@@ -88,6 +88,7 @@ def ran(tmp_path_factory):
 OPEN_BOTH = """
 from lending_club.core.registry import connect
 from lending_club.core.settings import load_settings
+from lending_club.core.study import open_storage
 
 settings = load_settings()
 open_storage(settings.optuna_storage, settings.network)
@@ -97,8 +98,8 @@ connect(settings)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_processes_that_make_the_tables_at_once(project, request, database):
-    where = {}
+def test_processes_that_make_the_tables_at_once(tmp_path, request, database):
+    project, where = make_project(tmp_path / "project"), {}
     if database == "postgresql":
         server = request.getfixturevalue("postgres")
         where = {"MLFLOW_TRACKING_URI": new_database(server, "runs"), "OPTUNA_STORAGE": new_database(server, "studies")}
