@@ -131,6 +131,13 @@ def settings(project) -> Settings:
     return load_settings()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_poller_is_left():
+    "A poller that went on would point MLflow at its own registry while a later test trains."
+    yield
+    wait_until(lambda: "champion-poller" not in [thread.name for thread in threading.enumerate()], 60, "the end of each poller")
+
+
 # --- two versions for all tests
 
 

@@ -72,7 +72,8 @@ def served(stock, tmp_path_factory):
     app = create_app(settings)
     app.state.poller.poll()
     assert app.state.poller.scorer is not None, app.state.poller.last_error
-    return settings, stock.first, app
+    yield settings, stock.first, app
+    app.state.poller.stop()  # schemathesis starts the app and never ends it
 
 
 def some_csv(applications: list[dict]) -> bytes:
@@ -167,6 +168,7 @@ def test_the_document_asks_for_a_key_where_one_is_needed(served):
         case.validate_response(response, excluded_checks=excluded or None)
 
     ask()
+    locked.state.poller.stop()
 
 
 def probabilities(scorer, applications):
