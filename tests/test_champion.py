@@ -557,7 +557,7 @@ def test_many_writers_of_one_cache_never_show_half_of_one(registry, settings):
 
 def test_stop_does_not_wait_for_a_registry_that_hangs(registry, settings):
     registry.wire.delay, registry.wire.waiting = 120.0, 0
-    poller = ChampionPoller(replace(settings, registry_timeout=60.0, cache_champion=False))
+    poller = ChampionPoller(replace(settings, registry_timeout=3.0, cache_champion=False))
     poller.start()
     thread = poller._thread
     wait_until(lambda: registry.wire.waiting, what="the poll that hangs")
