@@ -256,7 +256,8 @@ def _tidy(name: str, axes):
             axis.yaxis.set_minor_formatter("")
     if name == "parameter_importance":
         axes[0].set_xlabel("share of the validation loss's variance that a parameter explains (fANOVA)")
-        axes[0].get_legend().remove()  # of a single measure
+        if legend := axes[0].get_legend():  # of a single measure
+            legend.remove()
 
 
 def plot_search(

@@ -230,7 +230,7 @@ def accepted(read, *given):
         return None
 
 
-@hypothesis.settings(max_examples=300, **REPEATABLE)
+@hypothesis.settings(max_examples=600, **REPEATABLE)
 @given(drawn_applications(), st.dictionaries(st.sampled_from([*BY_NAME, "anual_inc", ""]), ODD, max_size=2))
 def test_the_quick_and_the_general_reader_accept_the_same(application, odd):
     application = application | odd
@@ -267,7 +267,7 @@ def usual(name: str, value):
     return value if read is None else read
 
 
-@hypothesis.settings(max_examples=300, **REPEATABLE)
+@hypothesis.settings(max_examples=600, **REPEATABLE)
 @given(drawn_applications(), st.dictionaries(st.sampled_from([*FIELDS, "anual_inc", ""]), ODD, max_size=2))
 def test_the_document_and_the_checker_accept_the_same(application, odd):
     application = application | odd
